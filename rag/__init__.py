@@ -1,0 +1,3 @@
+"""Question answering over a company's documents, with answers that can be checked."""
+
+__version__ = "0.1.0"

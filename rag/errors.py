@@ -1,0 +1,139 @@
+"""The one error tree.
+
+    RagError
+    |-- ConfigError                 a setting is missing or wrong
+    |-- InputError                  the caller's question, image or parameter is unusable
+    |   `-- VisionError             images for a model that cannot see
+    |-- NotFoundError               no such knowledge base, document or session
+    |-- LoadError                   one file cannot be read (the run goes on)
+    |   |-- UnsupportedTypeError
+    |   |-- EmptyFileError
+    |   |-- EncryptedFileError
+    |   |-- DamagedFileError
+    |   `-- FileTooLargeError
+    |-- EmbedderError               text cannot be turned into vectors
+    |   `-- EmbedderUnavailableError   a model is not to be had here; the next preference may be
+    |-- StoreError                  the knowledge base cannot be read or written
+    |   |-- FingerprintError        it was built with another embedding model
+    |   |-- BusyError               another process writes to it
+    |   `-- DamagedStoreError
+    `-- ModelError                  the chat model did not answer
+        |-- ModelAuthError          401, 403
+        |-- ModelRequestError       400, 404, 422: sending it again cannot help
+        |-- ModelBusyError          429
+        |-- ModelUnavailableError   no connection, time-out, 5xx
+        `-- ModelStreamError        the stream broke after it began
+"""
+
+from typing import ClassVar
+
+
+class RagError(Exception):
+    """What went wrong, what to do next, and whether trying again may help.
+
+    `message` is one sentence for a person and never holds a secret; `hint` names the next
+    step (often a command) and may be empty; `code` is stable and machine-readable.
+    """
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class ConfigError(RagError):
+    code = "config"
+
+
+class InputError(RagError):
+    code = "input"
+
+
+class VisionError(InputError):
+    code = "no_vision"
+
+
+class NotFoundError(RagError):
+    code = "not_found"
+
+
+class LoadError(RagError):
+    code = "load"
+
+
+class UnsupportedTypeError(LoadError):
+    code = "unsupported_type"
+
+
+class EmptyFileError(LoadError):
+    code = "empty_file"
+
+
+class EncryptedFileError(LoadError):
+    code = "encrypted_file"
+
+
+class DamagedFileError(LoadError):
+    code = "damaged_file"
+
+
+class FileTooLargeError(LoadError):
+    code = "file_too_large"
+
+
+class EmbedderError(RagError):
+    code = "embedder"
+
+
+class EmbedderUnavailableError(EmbedderError):
+    code = "embedder_unavailable"
+
+
+class StoreError(RagError):
+    code = "store"
+
+
+class FingerprintError(StoreError):
+    code = "fingerprint"
+
+
+class BusyError(StoreError):
+    code = "busy"
+    retryable = True
+
+
+class DamagedStoreError(StoreError):
+    code = "damaged_store"
+
+
+class ModelError(RagError):
+    code = "model"
+
+
+class ModelAuthError(ModelError):
+    code = "model_auth"
+
+
+class ModelRequestError(ModelError):
+    code = "model_request"
+
+
+class ModelBusyError(ModelError):
+    code = "model_busy"
+    retryable = True
+
+
+class ModelUnavailableError(ModelError):
+    code = "model_unavailable"
+    retryable = True
+
+
+class ModelStreamError(ModelError):
+    code = "model_stream"
+    retryable = True

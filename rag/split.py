@@ -1,0 +1,214 @@
+"""Document -> Chunks, along the document's own structure and the sentences of Chinese and English."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rag.types import Chunk, Document, Element
+
+if TYPE_CHECKING:
+    from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+SPLITTER_VERSION = "1"
+
+# Tried in this order; each separator stays at the end of the piece before it.
+SEPARATORS = (
+    r"\n[ \t]*\n\s*",
+    r"\n",
+    r"(?<=[。！？…])(?![。！？…”’」』）】])|(?<=[。！？…][”’」』）】])",
+    r"(?<=[.!?])\s+",
+    r"(?<=[；，;,])",
+    r"\s+",
+)
+_SENTENCE_END = re.compile(
+    r"[。！？…]+[”’」』）】]*|[.!?]+[\"')\]]*(?=\s)|\n\s*",
+)
+
+# A block that must stay whole may exceed the chunk size this many times; beyond, it is cut at line
+# ends, because no prompt could hold it.
+_WHOLE_BLOCK_LIMIT = 8
+_MAX_CONTEXT_CHARACTERS = 240
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A stretch of text that stays together. `free` if a sentence may be repeated from it."""
+
+    start: int
+    end: int
+    tokens: int
+    free: bool
+
+
+class Splitter:
+    """Cuts documents into chunks of at most `size` tokens.
+
+    A chunk never crosses a heading, a page, a slide or a sheet, so its heading path and page hold
+    for every character of it. A table row or a fenced code block is never cut unless it is longer
+    than eight chunks. Neighbouring chunks of running text share whole sentences of up to `overlap`
+    tokens. Chunk boundaries carry no white space; everything else of the text is in some chunk, but
+    for headings, which go into the context of what stands below them.
+    """
+
+    def __init__(self, count_tokens: Callable[[str], int], *, size: int, overlap: int) -> None:
+        from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+        self._count = count_tokens
+        self._size = size
+        self._overlap = min(overlap, size // 2)
+        self._text_splitter: RecursiveCharacterTextSplitter = RecursiveCharacterTextSplitter(
+            separators=[*SEPARATORS, ""],
+            is_separator_regex=True,
+            keep_separator="end",
+            chunk_size=size - self._overlap,
+            chunk_overlap=0,
+            length_function=count_tokens,
+            strip_whitespace=False,
+        )
+
+    @property
+    def settings(self) -> str:
+        """Changes whenever the same document would be cut differently."""
+        return f"split-{SPLITTER_VERSION}/{self._size}/{self._overlap}"
+
+    def split(self, document: Document) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for section in _sections(document):
+            header: Element | None = None
+            for group in self._groups(document.text, section):
+                start, end = _trim(document.text, group[0].start, group[-1].end)
+                if start == end:
+                    continue
+                header = _header_before(section, start) or header
+                chunks.append(
+                    Chunk(
+                        document_id=document.id,
+                        ordinal=len(chunks),
+                        start=start,
+                        end=end,
+                        text=document.text[start:end],
+                        context=_context(document, section[0], header, start),
+                        heading=_path(document.text, section[0]),
+                        page=section[0].page,
+                        sheet=section[0].sheet,
+                    )
+                )
+        return chunks
+
+    def _groups(self, text: str, section: Sequence[Element]) -> Iterator[list[_Unit]]:
+        """Packs a section's units into chunks, greedily."""
+        room = self._size - self._overlap
+        group: list[_Unit] = []
+        filled = 0
+        for unit in self._units(text, section):
+            if group and filled + unit.tokens > room:
+                yield group
+                group, filled = self._repeated(text, group, unit), 0
+            group.append(unit)
+            filled += unit.tokens
+        if group:
+            yield group
+
+    def _repeated(self, text: str, group: list[_Unit], following: _Unit) -> list[_Unit]:
+        """The last sentences of `group`, up to the overlap, if running text goes on after it."""
+        last = group[-1]
+        if not (self._overlap and last.free and following.free):
+            return []
+        ends = [last.start + m.end() for m in _SENTENCE_END.finditer(text[last.start : last.end])]
+        for start in ends:
+            if start < last.end and text[start : last.end].strip():
+                tokens = self._count(text[start : last.end])
+                if tokens <= self._overlap:
+                    return [_Unit(start, last.end, tokens, True)]
+        return []
+
+    def _units(self, text: str, section: Sequence[Element]) -> Iterator[_Unit]:
+        for whole, run in groupby(section, key=lambda e: e.kind in ("code", "row", "header")):
+            elements = list(run)
+            if not whole:
+                yield from self._text_units(text, elements[0].start, elements[-1].end)
+                continue
+            for element in elements:
+                yield from self._whole_units(text, element)
+
+    def _text_units(self, text: str, start: int, end: int) -> Iterator[_Unit]:
+        for piece in self._text_splitter.split_text(text[start:end]):
+            yield _Unit(start, start + len(piece), self._count(piece), True)
+            start += len(piece)
+
+    def _whole_units(self, text: str, element: Element) -> Iterator[_Unit]:
+        piece = text[element.start : element.end]
+        tokens = self._count(piece)
+        if tokens <= self._size * _WHOLE_BLOCK_LIMIT:
+            yield _Unit(element.start, element.end, tokens, False)
+        else:
+            yield from self._text_units(text, element.start, element.end)
+
+
+def _sections(document: Document) -> Iterator[list[Element]]:
+    """Elements of one place: same headings, page and sheet. A heading with nothing below it is a
+    section of its own; any other heading is dropped, because it stands in its followers' path."""
+    elements = document.elements
+    body: list[Element] = []
+    for position, element in enumerate(elements):
+        if body and (element.kind == "heading" or _place(element) != _place(body[-1])):
+            yield body
+            body = []
+        if element.kind != "heading":
+            body.append(element)
+        elif not _has_followers(elements, position, document.text):
+            yield [element]
+    if body:
+        yield body
+
+
+def _has_followers(elements: Sequence[Element], position: int, text: str) -> bool:
+    if position + 1 == len(elements):
+        return False
+    return _own_title(elements[position], text) in elements[position + 1].heading
+
+
+def _place(element: Element) -> tuple[tuple[str, ...], int | None, str | None]:
+    return element.heading, element.page, element.sheet
+
+
+def _own_title(heading: Element, text: str) -> str:
+    return heading_title(text[heading.start : heading.end])
+
+
+def heading_title(line: str) -> str:
+    """The words of a heading line: `## Leave ##` -> `Leave`."""
+    return re.sub(r"^\s*#{1,6}\s+|\s+#+\s*$", "", line).split("\n")[0].strip()
+
+
+def _path(text: str, element: Element) -> tuple[str, ...]:
+    if element.kind == "heading":
+        return (*element.heading, _own_title(element, text))
+    return element.heading
+
+
+def _header_before(section: Sequence[Element], start: int) -> Element | None:
+    headers = [e for e in section if e.kind == "header" and e.start <= start]
+    return headers[-1] if headers else None
+
+
+def _context(document: Document, first: Element, header: Element | None, start: int) -> str:
+    path = list(_path(document.text, first))
+    if not path or path[0] != document.title:
+        path.insert(0, document.title)
+    lines = [" > ".join(part for part in path if part)[:_MAX_CONTEXT_CHARACTERS]]
+    if header is not None and header.end <= start:
+        lines.append(document.text[header.start : header.end][:_MAX_CONTEXT_CHARACTERS])
+    return "\n".join(lines)
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end

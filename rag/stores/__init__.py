@@ -1,0 +1,1 @@
+"""Where a knowledge base lives: implementations of `rag.types.ChunkStore`."""

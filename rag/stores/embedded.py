@@ -1,0 +1,256 @@
+"""The embedded knowledge base: a folder with a database and the two indexes derived from it.
+
+    knowledge.db             documents, chunks, vectors: the truth (see database.py)
+    vectors.<N>.faiss        a cache, see vectors.py
+    keywords-<recipe>/       a cache, see keywords.py
+    write.lock, caches.lock  held by the process that ingests, that brings the caches up to date
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rag.errors import BusyError, FingerprintError, StoreError
+from rag.stores.database import Database, Staging
+from rag.stores.files import exclusive
+from rag.stores.keywords import KeywordIndex, KeywordView
+from rag.stores.vectors import (
+    VectorIndex,
+    as_ids,
+    base_files,
+    build_base,
+    gather,
+    load_base,
+    save_base,
+)
+from rag.types import (
+    Candidate,
+    Chunk,
+    Document,
+    DocumentInfo,
+    Filters,
+    Fingerprint,
+    Via,
+)
+
+if TYPE_CHECKING:
+    from rag.types import Matrix, Vector
+
+_TRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What questions see: both indexes at one generation."""
+
+    generation: int
+    vectors: VectorIndex
+    keywords: KeywordView
+
+
+class EmbeddedStore:
+    """A `ChunkStore` in one folder. Opening it brings the caches up to date."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"The folder {folder} cannot be made: {error.strerror}.",
+                "Choose another place with RAG_INDEXES.",
+            ) from None
+        self._folder = folder
+        self._db = Database(folder / "knowledge.db")
+        self._keywords = KeywordIndex(folder)
+        self._refreshing = threading.Lock()
+        self._view: _View | None = None
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        return self._db.fingerprint()
+
+    @property
+    def generation(self) -> int:
+        return self._db.generation()
+
+    def documents(self, filters: Filters = Filters()) -> list[DocumentInfo]:
+        return self._db.documents(filters)
+
+    def document(self, document_id: str) -> Document:
+        return self._db.document(document_id)
+
+    def chunks(self, document_id: str) -> list[Chunk]:
+        return self._db.chunks(document_id)
+
+    def close(self) -> None:
+        self._db.close()
+
+    # --- asking -------------------------------------------------------------------------------
+
+    def search(
+        self, question: str, vector: Vector, *, limit: int, filters: Filters = Filters()
+    ) -> list[Candidate]:
+        view = self._current()
+        if view is None:
+            return []
+        keys = ids = None
+        if filters:
+            keys, chunk_ids = self._db.allowed(filters, view.generation)
+            ids = as_ids(chunk_ids)
+            if not chunk_ids:
+                return []
+        dense = view.vectors.search(vector, limit, ids)
+        words = view.keywords.question(question)
+        keyword = words.search(limit, keys)
+        keyword_only = [i for i in keyword if i not in dense]
+        cosines = dense | self._cosines(keyword_only if view.vectors.exact else [*dense, *keyword_only], vector)
+        scores = keyword | words.score([i for i in dense if i not in keyword])
+        return [
+            Candidate(i, cosines[i], scores.get(i, 0.0), _via(i in dense, i in keyword))
+            for i in (*dense, *keyword_only)
+            if i in cosines
+        ]
+
+    def _cosines(self, chunk_ids: Sequence[int], vector: Vector) -> dict[int, float]:
+        import numpy as np
+
+        stored = self._db.vectors_of(chunk_ids)
+        if not stored:
+            return {}
+        matrix = np.frombuffer(b"".join(stored.values()), dtype="<f4").reshape(len(stored), -1)
+        return dict(zip(stored, (matrix @ vector).tolist(), strict=True))
+
+    def fetch(self, chunk_ids: Sequence[int]) -> dict[int, tuple[Chunk, str, str]]:
+        view = self._current()
+        return {} if view is None else self._db.fetch(chunk_ids, view.generation)
+
+    def _current(self) -> _View | None:
+        if self._view is None:
+            self.refresh()
+        return self._view
+
+    # --- keeping the caches up to date --------------------------------------------------------
+
+    def refresh(self) -> bool:
+        with self._refreshing:
+            newest = self._db.generation()
+            fingerprint = self._db.fingerprint()
+            if fingerprint is None or newest == (self._view.generation if self._view else 0):
+                return False
+            keywords = self._keywords_at(newest)
+            vectors = self._vectors_at(keywords.generation, fingerprint.dimension)
+            self._view = _View(keywords.generation, vectors, keywords)
+            return True
+
+    def _keywords_at(self, generation: int) -> KeywordView:
+        """A view of `generation` or a later one: another process may be ahead of us."""
+        for _ in range(_TRIES):
+            view = self._keywords.view()
+            if view.generation >= generation:
+                return view
+            try:
+                with exclusive(self._folder / "caches.lock", "bringing the indexes up to date"):
+                    self._catch_up_keywords()
+            except BusyError:
+                threading.Event().wait(0.05)
+        raise BusyError(
+            "Another process has been bringing the keyword index up to date for too long.",
+            "Try again in a minute.",
+        )
+
+    def _catch_up_keywords(self) -> None:
+        newest = self._db.generation()
+        held = self._keywords.view().generation
+        if not 0 <= held <= newest:
+            self._keywords.start_anew()
+            held = 0
+        if held < newest:
+            self._keywords.catch_up(
+                self._db.removed_between(held, newest),
+                self._db.texts_between(held, newest),
+                newest,
+            )
+
+    def _vectors_at(self, generation: int, dimension: int) -> VectorIndex:
+        index = self._view.vectors if self._view else VectorIndex.empty(dimension)
+        index = self._newer_base(index, generation, dimension)
+        ids, vectors = gather(
+            self._db.vectors_between(index.generation, generation), dimension
+        )
+        removed = as_ids(self._db.removed_between(index.generation, generation))
+        index = index.changed(ids, vectors, removed, generation)
+        return self._rebuilt(index, dimension) if index.wants_rebuild else index
+
+    def _newer_base(self, index: VectorIndex, generation: int, dimension: int) -> VectorIndex:
+        for path, held in base_files(self._folder):
+            if index.generation < held <= generation:
+                base = load_base(path, held, dimension)
+                if base is not None:
+                    return VectorIndex.of(base, dimension)
+        return index
+
+    def _rebuilt(self, index: VectorIndex, dimension: int) -> VectorIndex:
+        """A new base from the database; kept in memory only, if another process is writing one."""
+        ids, vectors = gather(self._db.vectors_between(0, index.generation), dimension)
+        base = build_base(ids, vectors, index.generation)
+        try:
+            with exclusive(self._folder / "caches.lock", "bringing the indexes up to date"):
+                save_base(base, self._folder)
+        except BusyError:
+            pass
+        return VectorIndex.of(base, dimension)
+
+    # --- writing ------------------------------------------------------------------------------
+
+    @contextmanager
+    def writer(self, fingerprint: Fingerprint) -> Iterator[EmbeddedWriter]:
+        with exclusive(self._folder / "write.lock", "writing to this knowledge base"):
+            recorded = self.fingerprint
+            if recorded is not None and recorded != fingerprint:
+                raise FingerprintError(
+                    f"This knowledge base holds vectors of {recorded.model} ({recorded.revision},"
+                    f" {recorded.dimension} dimensions), not of {fingerprint.model}"
+                    f" ({fingerprint.revision}, {fingerprint.dimension} dimensions).",
+                    "Use the recorded model, or embed everything anew with: rag ingest --rebuild",
+                )
+            with closing(self._db.connect()) as connection:
+                staging = Staging(connection)
+                if recorded is None:
+                    staging.set_fingerprint(fingerprint)
+                yield EmbeddedWriter(staging)
+
+
+class EmbeddedWriter:
+    """A `StoreWriter` over the database; the caches follow when someone refreshes."""
+
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
+
+    def known(self) -> Mapping[str, DocumentInfo]:
+        return self._staging.known()
+
+    def vectors(self, texts: Sequence[str]) -> Mapping[str, Vector]:
+        import numpy as np
+
+        stored = self._staging.vectors(texts)
+        return {text: np.frombuffer(blob, dtype="<f4") for text, blob in stored.items()}
+
+    def put(self, document: Document, chunks: Sequence[Chunk], vectors: Matrix) -> None:
+        self._staging.put(document, chunks, vectors)
+
+    def remove(self, uri: str) -> None:
+        self._staging.remove(uri)
+
+    def publish(self) -> int:
+        return self._staging.publish()
+
+
+def _via(dense: bool, keyword: bool) -> Via:
+    if dense and keyword:
+        return "both"
+    return "dense" if dense else "keyword"
