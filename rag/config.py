@@ -20,7 +20,7 @@ BUNDLED_MODEL = "intfloat/multilingual-e5-small"
 
 
 class Settings(BaseSettings):
-    """Everything an operator can set. Frozen; an unknown name in `rag.toml` or `RAG_*` is an error."""
+    """Everything an operator can set. Frozen; an unknown name in `rag.toml` is an error."""
 
     model_config = SettingsConfigDict(
         env_prefix="RAG_",
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     embedding_threads: int = Field(default=0, ge=0, description="0: one for each core")
 
     # splitting, in tokens of the embedding model
-    chunk_tokens: int = Field(default=256, ge=32)
+    chunk_tokens: int = Field(default=192, ge=32)
     chunk_overlap: int = Field(default=32, ge=0)
 
     # loading
@@ -52,10 +52,11 @@ class Settings(BaseSettings):
     # retrieval
     top_k: int = Field(default=5, ge=1, le=50)
     candidates: int = Field(default=50, ge=1, le=1000, description="from each leg")
-    threshold: float = Field(default=0.5, ge=0, le=1)
+    threshold: float = Field(default=0.35, ge=0, le=1)
 
     # the chat model
     model: str | None = None
+    models: tuple[str, ...] = Field(default=(), description="others a question may ask for")
     openai_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY")
     )
@@ -100,7 +101,8 @@ class Settings(BaseSettings):
             return cls(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             lines = "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
+                for e in error.errors(include_input=False)
             )
             raise ConfigError(
                 f"Wrong settings: {lines}.", "See the table of settings in README.md."

@@ -1,28 +1,28 @@
 """The one error tree.
 
-    RagError
-    |-- ConfigError                 a setting is missing or wrong
-    |-- InputError                  the caller's question, image or parameter is unusable
-    |   `-- VisionError             images for a model that cannot see
-    |-- NotFoundError               no such knowledge base, document or session
-    |-- LoadError                   one file cannot be read (the run goes on)
-    |   |-- UnsupportedTypeError
-    |   |-- EmptyFileError
-    |   |-- EncryptedFileError
-    |   |-- DamagedFileError
-    |   `-- FileTooLargeError
-    |-- EmbedderError               text cannot be turned into vectors
-    |   `-- EmbedderUnavailableError   a model is not to be had here; the next preference may be
-    |-- StoreError                  the knowledge base cannot be read or written
-    |   |-- FingerprintError        it was built with another embedding model
-    |   |-- BusyError               another process writes to it
-    |   `-- DamagedStoreError
-    `-- ModelError                  the chat model did not answer
-        |-- ModelAuthError          401, 403
-        |-- ModelRequestError       400, 404, 422: sending it again cannot help
-        |-- ModelBusyError          429
-        |-- ModelUnavailableError   no connection, time-out, 5xx
-        `-- ModelStreamError        the stream broke after it began
+RagError
+|-- ConfigError                 a setting is missing or wrong
+|-- InputError                  the caller's question, image or parameter is unusable
+|   `-- VisionError             images for a model that cannot see
+|-- NotFoundError               no such knowledge base, document or session
+|-- LoadError                   one file cannot be read (the run goes on)
+|   |-- UnsupportedTypeError
+|   |-- EmptyFileError
+|   |-- EncryptedFileError
+|   |-- DamagedFileError
+|   `-- FileTooLargeError
+|-- EmbedderError               text cannot be turned into vectors
+|   `-- EmbedderUnavailableError   a model is not to be had here; the next preference may be
+|-- StoreError                  the knowledge base cannot be read or written
+|   |-- FingerprintError        it was built with another embedding model
+|   |-- BusyError               another process writes to it
+|   `-- DamagedStoreError
+`-- ModelError                  the chat model did not answer
+    |-- ModelAuthError          401, 403
+    |-- ModelRequestError       400, 404, 422: sending it again cannot help
+    |-- ModelBusyError          429
+    |-- ModelUnavailableError   no connection, time-out, 5xx
+    `-- ModelStreamError        the stream broke after it began
 """
 
 from typing import ClassVar

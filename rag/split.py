@@ -1,4 +1,4 @@
-"""Document -> Chunks, along the document's own structure and the sentences of Chinese and English."""
+"""Document -> Chunks, along the document's structure and the sentences of Chinese and English."""
 
 from __future__ import annotations
 

@@ -163,19 +163,26 @@ Via = Literal["dense", "keyword", "both"]
 class Candidate:
     """A chunk either leg found, with the scores of both legs.
 
-    `dense` is the cosine, -1..1. `keyword` is BM25 divided by the most any text could get for this
-    question, 0..1. `via` tells which legs had it among their best.
+    `dense` is the cosine, -1..1. `keyword` is BM25, at least 0. `coverage` is the share of the idf
+    of the question's terms that the chunk holds, `share` the share of the terms; both 0..1. `via`
+    tells which legs had it among their best.
     """
 
     chunk_id: int
     dense: float
     keyword: float
+    coverage: float
+    share: float
     via: Via
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A chunk found for a question. `score` is 0..1 and comparable between questions."""
+    """A chunk found for a question.
+
+    `score` is 0..1 and means the same from question to question: how sure we are that the chunk is
+    about it. Hits are ranked by both legs together, so their scores need not fall strictly.
+    """
 
     chunk: Chunk
     document: str  # the document's name

@@ -11,7 +11,7 @@ export class ApiError extends Error {
   }
 }
 
-export const connectionError = () =>
+const connectionError = () =>
   new ApiError({
     code: "connection",
     message: t("connection_message"),

@@ -1,15 +1,6 @@
 import { byId, el } from "./dom.js";
 import { label, t } from "./i18n.js";
-import { baseName } from "./text.js";
-
-/** "Page 3 · Sheet A · Leave › Annual" of a hit or citation, in the current language. */
-export function place({ page, sheet, heading = [], document: name }, say = t) {
-  return [
-    page != null && say("page", { page, name }),
-    sheet && say("sheet", { sheet }),
-    heading.length && heading.join(" › "),
-  ].filter(Boolean).join(" · ");
-}
+import { baseName, readable } from "./text.js";
 
 /** The sources of one answer, as they become known while it is written. */
 export class Sources {
@@ -49,7 +40,7 @@ export class Sources {
 export function citationButton(n, find, onOpen) {
   const button = el("button", { type: "button", class: "mark", "data-testid": "citation", "data-n": n, text: n });
   const passage = find();
-  label(button, "source", { n, name: baseName(passage.document), where: () => place(find()) }, "label");
+  label(button, "source", { n, name: baseName(passage.document), passage }, "label");
   const show = () => tip.show(button, find());
   button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && show());
   button.addEventListener("pointerleave", () => tip.hideSoon());
@@ -62,17 +53,16 @@ export function citationButton(n, find, onOpen) {
   return button;
 }
 
-/** The list below an answer; `testid` is set on each row. */
+/** Passages as a list of buttons, for below an answer. */
 export function sourceList(passages, onOpen) {
   return el("ol", { class: "sources-list" }, passages.map((passage) => {
-    const where = el("span", { class: "source-place", text: place(passage) });
-    document.addEventListener("languagechanged", () => (where.textContent = place(passage)));
+    const where = el("span", { class: "source-place", i18n: ["place", passage] });
     const button = el(
       "button",
       { type: "button", class: "source", "data-testid": "source", "data-n": passage.n, title: passage.document },
       el("span", { class: "source-n", text: passage.n }),
       el("span", { class: "source-head" }, el("span", { class: "source-name", text: baseName(passage.document) }), where),
-      el("span", { class: "source-quote", text: passage.quote }),
+      el("span", { class: "source-quote", text: readable(passage) }),
     );
     button.addEventListener("click", () => onOpen(passage, button));
     return el("li", {}, button);
@@ -101,11 +91,11 @@ class Tip {
     this.#owner?.removeAttribute("aria-describedby");
     this.#owner = owner;
     owner.setAttribute("aria-describedby", this.#node.id);
-    const where = place(passage);
+    const where = t("place", passage);
     this.#node.replaceChildren(
       el("p", { class: "tip-name", text: baseName(passage.document) }),
       ...(where ? [el("p", { class: "tip-place", text: where })] : []),
-      el("p", { class: "tip-quote", text: passage.quote }),
+      el("p", { class: "tip-quote", text: readable(passage) }),
     );
     this.#node.hidden = false;
     this.#put(owner.getBoundingClientRect());

@@ -6,6 +6,10 @@ const many = (count, one, other) => `${number(count)} ${count === 1 ? one : othe
 const isSlides = (name) => /\.(pptx?|odp)$/i.test(name ?? "");
 const join = (...parts) => parts.filter(Boolean).join(" · ");
 
+/** Where a hit or citation stands: "Page 3 · Sheet A · Leave › Annual". */
+const placeIn = (words, { page, sheet, heading, document: name }) =>
+  join(page != null && words.page({ page, name }), sheet && words.sheet({ sheet }), heading?.join(" › "));
+
 const en = {
   product: "Knowledge",
   skip: "Skip to the question box",
@@ -44,7 +48,8 @@ const en = {
   refusal: "Not in the documents",
   closest: ({ count }) => `${many(count, "passage", "passages")} came closest, but did not answer the question`,
   sources: "Sources",
-  source: ({ n, name, where }) => `Source ${n}: ${join(name, where && where(en))}`,
+  source: ({ n, name, passage }) => `Source ${n}: ${join(name, en.place(passage))}`,
+  place: (passage) => placeIn(en, passage),
   page: ({ page, name }) => (isSlides(name) ? `Slide ${page}` : `Page ${page}`),
   sheet: ({ sheet }) => `Sheet ${sheet}`,
   timing: ({ model, total, tokens, estimated }) =>
@@ -53,6 +58,7 @@ const en = {
       model === "extractive" ? "quoted, no chat model" : model,
       tokens > 0 && `${estimated ? "about " : ""}${number(tokens)} tokens`,
     ),
+  // as the server words it, so that `keyOf` finds it
   notice_extractive: "No chat model is configured: these are passages quoted from the documents.",
   copy: "Copy answer",
   copied: "Copied",
@@ -152,7 +158,8 @@ const zh = {
   refusal: "文档中没有答案",
   closest: ({ count }) => `最接近的 ${number(count)} 段原文，但未能回答此问题`,
   sources: "出处",
-  source: ({ n, name, where }) => `出处 ${n}：${join(name, where && where(zh))}`,
+  source: ({ n, name, passage }) => `出处 ${n}：${join(name, zh.place(passage))}`,
+  place: (passage) => placeIn(zh, passage),
   page: ({ page, name }) => (isSlides(name) ? `第 ${page} 张` : `第 ${page} 页`),
   sheet: ({ sheet }) => `工作表 ${sheet}`,
   timing: ({ model, total, tokens, estimated }) =>
@@ -247,6 +254,9 @@ export function t(key, params = {}) {
   const entry = TABLES[language][key];
   return typeof entry === "function" ? entry(params) : entry;
 }
+
+/** The key of a sentence the server wrote in English and this page knows; undefined for others. */
+export const keyOf = (sentence) => Object.keys(en).find((key) => en[key] === sentence);
 
 const WHERE = { text: "data-i18n", label: "data-i18n-label", title: "data-i18n-title", placeholder: "data-i18n-placeholder" };
 const paramsOf = new WeakMap();

@@ -5,6 +5,7 @@ import { el } from "./dom.js";
  * marks and line breaks. `mark(n)` gives the node for [n], or null if there is no source n.
  */
 export function renderInline(text, mark, depth = 0) {
+  const context = { mark, depth, unclosed: new Set() };
   const nodes = [];
   let plain = "";
   const push = (node) => {
@@ -14,7 +15,15 @@ export function renderInline(text, mark, depth = 0) {
   };
   let at = 0;
   while (at < text.length) {
-    const found = readSpecial(text, at, mark, depth);
+    const marks = readMarks(text, at, mark);
+    if (marks) {
+      const last = /\S?$/u.exec(plain)[0];
+      plain = plain.slice(0, plain.length - last.length);
+      push(el("span", { class: "kept" }, last, marks.nodes, marks.after));
+      at = marks.next;
+      continue;
+    }
+    const found = readSpecial(text, at, context);
     if (!found) {
       plain += text[at];
       at += 1;
@@ -31,7 +40,7 @@ export function renderInline(text, mark, depth = 0) {
 const DEEPEST = 6;
 const WORD = /[\p{L}\p{N}_]/u;
 
-function readSpecial(text, at, mark, depth) {
+function readSpecial(text, at, context) {
   switch (text[at]) {
     case "\\":
       return /[\\`*_[\]()#|~!>-]/.test(text[at + 1] ?? "") ? { text: text[at + 1], next: at + 2 } : null;
@@ -39,11 +48,11 @@ function readSpecial(text, at, mark, depth) {
       return readCode(text, at);
     case "*":
     case "_":
-      return depth < DEEPEST ? readEmphasis(text, at, mark, depth) : null;
+      return context.depth < DEEPEST ? readEmphasis(text, at, context) : null;
     case "!":
       return text[at + 1] === "[" ? readLink(text, at + 1) : null; // no picture is loaded from afar
     case "[":
-      return readLink(text, at) ?? readMark(text, at, mark);
+      return readLink(text, at);
     case "h":
       return readAddress(text, at);
     case "\n":
@@ -69,15 +78,18 @@ function readCode(text, at) {
   return { node: el("code", { text: code.trim() || code }), next: end + fence.length };
 }
 
-function readEmphasis(text, at, mark, depth) {
+function readEmphasis(text, at, { mark, depth, unclosed }) {
   const sign = text[at];
   const double = text[at + 1] === sign;
   const fence = double ? sign + sign : sign;
   const start = at + fence.length;
   if (!text[start] || /\s/.test(text[start])) return { text: fence, next: start };
   if (sign === "_" && WORD.test(text[at - 1] ?? "")) return { text: fence, next: start };
-  const end = closing(text, fence, start);
-  if (end < 0) return { text: fence, next: start };
+  const end = unclosed.has(fence) ? -1 : closing(text, fence, start);
+  if (end < 0) {
+    unclosed.add(fence); // nothing further on can close it either: look no second time
+    return { text: fence, next: start };
+  }
   const inner = renderInline(text.slice(start, end), mark, depth + 1);
   return { node: el(double ? "strong" : "em", {}, inner), next: end + fence.length };
 }
@@ -119,10 +131,23 @@ function link(address, text) {
   }
 }
 
-function readMark(text, at, mark) {
-  const found = sticky(/\[(\d{1,3})\]/y, text, at);
-  const node = found && mark(Number(found[1]));
-  return node ? { node, next: at + found[0].length } : null;
+/**
+ * Marks that follow each other, with the punctuation behind them: they are kept on the line of the
+ * character they follow, since a browser may otherwise break a line at every button.
+ */
+function readMarks(text, at, mark) {
+  const nodes = [];
+  let next = at;
+  while (text[next] === "[" && !readLink(text, next)) {
+    const found = sticky(/\[(\d{1,3})\]/y, text, next);
+    const node = found && mark(Number(found[1]));
+    if (!node) break;
+    nodes.push(node);
+    next += found[0].length;
+  }
+  if (!nodes.length) return null;
+  const [after] = sticky(/[。，、；：！？）」』》”’.,;:!?)]*/y, text, next);
+  return { nodes, after, next: next + after.length };
 }
 
 function readBreak(text, at) {

@@ -17,8 +17,12 @@ export class Prose {
     this.mark = mark;
   }
 
-  update(text) {
-    this.#text = text;
+  /**
+   * `stage` is "open" while more may come, "broken" if it never will, "whole" for a complete text.
+   * What is not complete is shown as what it is about to be: open bold as bold, table rows one by one.
+   */
+  update(text, stage = "open") {
+    this.#text = stage === "whole" ? text : withClosedBold(stage === "open" ? withWholeRows(text) : text);
     this.#frame ||= requestAnimationFrame(() => this.flush());
   }
 
@@ -44,6 +48,24 @@ export class Prose {
     this.container.append(node);
     this.#drawn.push({ source: block.source, node, seen });
   }
+}
+
+function withWholeRows(text) {
+  const lines = text.split("\n");
+  const growing = lines.pop(); // empty after a line end
+  let first = lines.length;
+  while (first > 0 && /^\s*\|/.test(lines[first - 1])) first -= 1;
+  const whole = lines.length - first;
+  if (growing && !/^\s*\|/.test(growing)) return text;
+  if (whole >= 2) return lines.join("\n");
+  return growing || whole ? lines.slice(0, first).join("\n") : text;
+}
+
+function withClosedBold(text) {
+  const line = text.slice(text.lastIndexOf("\n") + 1);
+  const inCode = (text.match(/^ {0,3}(?:```|~~~)/gm) ?? []).length % 2 === 1;
+  if (inCode || (line.match(/\*\*/g) ?? []).length % 2 === 0) return text;
+  return /\*\*\s*$/.test(text) ? text.replace(/\*\*\s*$/, "") : `${text.trimEnd()}**`;
 }
 
 function renderBlock(block, mark) {

@@ -45,6 +45,12 @@ export function nearestOccurrence(text, quote, near) {
   return after - near < near - before ? after : before;
 }
 
+/** A quote for a line of the page: without the signs that Markdown puts round words. */
+export function readable({ quote, document: name }) {
+  if (!/\.(md|markdown)$/i.test(name)) return quote;
+  return quote.replace(/\*\*([^*\n]+)\*\*|`([^`\n]+)`/g, "$1$2").replace(/^#{1,6}[ \t]+/gm, "");
+}
+
 /** The last part of a document's name, which is a path with "/". */
 export function baseName(name) {
   return name.slice(name.lastIndexOf("/") + 1);

@@ -5,7 +5,8 @@
 
 A BERT encoder (Devlin et al. 2019) with ONNX Runtime's fused operators. The word table stays in
 its 4-bit blocks, exactly as published. The linear layers become int8, symmetric, one scale for
-each output; activations are quantised as they come.
+each output; activations are quantised as they come, one scale a text. Three layers whose
+activations are too uneven for that keep their 4-bit blocks, with a scale for 32 activations.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _MICROSOFT = "com.microsoft"
 _EPSILON = 1e-12
+# Measured on 200 texts, Chinese and English: mean cosine to float32 .9975 without, .9989 with.
+_UNEVEN = frozenset({"l0.fo.w", "l4.fo.w", "l5.fo.w"})
+_INT8_ACTIVATIONS = 4  # MatMulNBits: accuracy_level
 _IN_PLACE = 4096  # bytes; larger tensors go to the data file, which is mapped and not read
 
 
@@ -92,23 +96,14 @@ class _Encoder:
                 self._integers("pos.axis", [0]),
             ],
         )
-        return self._node(
-            "LayerNormalization",
-            [
-                self._node("Add", [words, positions]),
-                self._floats("emb.ln.w"),
-                self._floats("emb.ln.b"),
-            ],
-            axis=-1,
-            epsilon=_EPSILON,
-        )
+        return self._norm(self._node("Add", [words, positions]), "emb.ln")
 
     def _attention(self, x: str, layer: str) -> str:
         import numpy as np
 
         hidden = self._shape.hidden
         parts = [f"{layer}.{part}" for part in "qkv"]
-        joined = self._linear(x, [f"{part}.w" for part in parts], hidden)
+        joined = self._linear(x, [f"{part}.w" for part in parts], None, hidden)
         sizes = self._integers(f"{layer}.sizes", [hidden] * 3)
         self._node("Split", [joined, sizes], parts, axis=-1)
         bias = np.concatenate([self._weights.floats(f"{part}.b") for part in parts])
@@ -118,40 +113,53 @@ class _Encoder:
             domain=_MICROSOFT,
             num_heads=self._shape.heads,
         )
-        return self._add_and_norm(
-            self._linear(attended, [f"{layer}.ao.w"], hidden), x, f"{layer}.ao.b", f"{layer}.aln"
-        )
+        y = self._linear(attended, [f"{layer}.ao.w"], f"{layer}.ao.b", hidden)
+        return self._norm(self._node("Add", [y, x]), f"{layer}.aln")
 
     def _feed_forward(self, x: str, layer: str) -> str:
-        wide = self._linear(x, [f"{layer}.fi.w"], self._shape.hidden)
-        active = self._node("BiasGelu", [wide, self._floats(f"{layer}.fi.b")], domain=_MICROSOFT)
-        narrow = self._linear(active, [f"{layer}.fo.w"], self._shape.intermediate)
-        return self._add_and_norm(narrow, x, f"{layer}.fo.b", f"{layer}.oln")
+        wide = self._linear(x, [f"{layer}.fi.w"], f"{layer}.fi.b", self._shape.hidden)
+        active = self._node("Gelu", [wide])
+        narrow = self._linear(active, [f"{layer}.fo.w"], f"{layer}.fo.b", self._shape.intermediate)
+        return self._norm(self._node("Add", [narrow, x]), f"{layer}.oln")
 
-    def _add_and_norm(self, x: str, residual: str, bias: str, norm: str) -> str:
-        return self._node(
-            "SkipLayerNormalization",
-            [x, residual, *(self._floats(name) for name in (f"{norm}.w", f"{norm}.b", bias))],
-            domain=_MICROSOFT,
-            epsilon=_EPSILON,
-        )
+    def _norm(self, x: str, name: str) -> str:
+        parameters = [self._floats(f"{name}.w"), self._floats(f"{name}.b")]
+        return self._node("LayerNormalization", [x, *parameters], axis=-1, epsilon=_EPSILON)
 
-    def _linear(self, x: str, names: list[str], columns: int) -> str:
-        """x times the transposed matrices, side by side, without their biases."""
+    def _linear(self, x: str, names: list[str], bias: str | None, columns: int) -> str:
+        """x times the transposed matrices, side by side, plus the bias."""
         import numpy as np
 
-        rows = np.concatenate([_decode(self._weights.quantized(n, columns)) for n in names])
+        biases = [] if bias is None else [self._floats(bias)]
+        matrices = [self._weights.quantized(name, columns) for name in names]
+        if not _UNEVEN.isdisjoint(names):
+            return self._linear_blocks(x, names[0], matrices[0], biases)
+        rows = np.concatenate([_decode(matrix) for matrix in matrices])
         scales = (np.abs(rows).max(axis=1) / 127).astype(np.float32)
         whole = np.rint(rows / scales[:, None]).astype(np.int8)
+        tensors = [
+            self._tensor(f"{names[0]}.int8", whole.T),
+            self._tensor(f"{names[0]}.scales", scales),
+            self._tensor(f"{names[0]}.zeros", np.zeros(len(scales), np.int8)),
+        ]
+        return self._node("DynamicQuantizeMatMul", [x, *tensors, *biases], domain=_MICROSOFT)
+
+    def _linear_blocks(self, x: str, name: str, matrix: Quantized, biases: list[str]) -> str:
+        rows, blocks, _ = matrix.values.shape
+        tensors = [
+            self._tensor(f"{name}.int4", matrix.values),
+            self._tensor(f"{name}.scales", matrix.scales),
+        ]
+        zeros_and_order = ["", ""] if biases else []  # left out: 8, and in order
         return self._node(
-            "DynamicQuantizeMatMul",
-            [
-                x,
-                self._tensor(f"{names[0]}.int8", whole.T),
-                self._tensor(f"{names[0]}.scales", scales),
-                self._tensor(f"{names[0]}.zeros", np.zeros(len(scales), np.int8)),
-            ],
+            "MatMulNBits",
+            [x, *tensors, *zeros_and_order, *biases],
             domain=_MICROSOFT,
+            K=blocks * BLOCK,
+            N=rows,
+            bits=4,
+            block_size=BLOCK,
+            accuracy_level=_INT8_ACTIVATIONS,
         )
 
     def _word_table(self) -> tuple[str, str]:
@@ -187,14 +195,12 @@ class _Encoder:
         outputs: list[str] | None = None,
         *,
         domain: str = "",
-        **attributes: object,
+        **attributes: Any,
     ) -> str:
         from onnx import helper
 
         names = outputs or [f"{operator}_{len(self._nodes)}"]
-        self._nodes.append(
-            helper.make_node(operator, inputs, names, domain=domain, **attributes)
-        )
+        self._nodes.append(helper.make_node(operator, inputs, names, domain=domain, **attributes))
         return names[0]
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,7 +64,8 @@ def _prepare_alone(folder: Path, tell: Progress) -> None:
     with FileLock(f"{folder}.lock"):
         _sweep(folder)
         if not is_sound(folder):
-            work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.new-", dir=folder.parent))
+            work = folder.with_name(f"{folder.name}.new-{uuid.uuid4().hex}")
+            work.mkdir()
             _build(work, tell)
             _put_in_place(work, folder)
     tell("ready", 1.0)
@@ -93,9 +94,10 @@ def _describe(folder: Path) -> dict[str, object]:
 
 def _put_in_place(work: Path, folder: Path) -> None:
     for name in (*_FILES, _MARKER):
+        (work / name).chmod(0o644)  # a cache built into an image is read by another user
         _flush(work / name)
     if folder.exists():
-        folder.rename(tempfile.mkdtemp(prefix=f"{folder.name}.old-", dir=folder.parent))
+        folder.rename(folder.with_name(f"{folder.name}.old-{uuid.uuid4().hex}"))
     work.rename(folder)
     _flush(folder.parent)
     _sweep(folder)

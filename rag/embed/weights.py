@@ -94,7 +94,8 @@ class Weights:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != SHA256:
                 raise EmbedderUnavailableError(
-                    f"{path} is not the file of {PACKAGE} {VERSION} (its SHA-256 differs).", _INSTALL
+                    f"{path} is not the file of {PACKAGE} {VERSION} (its SHA-256 differs).",
+                    _INSTALL,
                 )
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.shape, self.pieces, self._entries = _read_head(self._data)

@@ -62,9 +62,7 @@ _INFO = (
     "d.id, d.uri, d.name, d.type, d.title, d.content_hash, d.settings_hash, d.size, d.tags,"
     " d.chunks, d.updated_at"
 )
-_CHUNK = (
-    'd.id, c.ordinal, c.start, c."end", c.text, c.context, c.heading, c.page, c.sheet'
-)
+_CHUNK = 'd.id, c.ordinal, c.start, c."end", c.text, c.context, c.heading, c.page, c.sheet'
 
 
 class Database:
@@ -145,7 +143,9 @@ class Database:
     def documents(self, filters: Filters) -> list[DocumentInfo]:
         with self.reading() as db:
             where, values = _where(filters, read_generation(db))
-            rows = db.execute(f"SELECT {_INFO} FROM documents d WHERE {where} ORDER BY d.name", values)
+            rows = db.execute(
+                f"SELECT {_INFO} FROM documents d WHERE {where} ORDER BY d.name", values
+            )
             return [_info(row) for row in rows]
 
     def document(self, document_id: str) -> Document:
@@ -168,7 +168,9 @@ class Database:
             type=info.type,
             title=info.title,
             text=row[11],
-            elements=tuple(Element(e[0], e[1], e[2], tuple(e[3]), e[4], e[5]) for e in json.loads(row[12])),
+            elements=tuple(
+                Element(e[0], e[1], e[2], tuple(e[3]), e[4], e[5]) for e in json.loads(row[12])
+            ),
             content_hash=info.content_hash,
             settings_hash=info.settings_hash,
             size=info.size,
@@ -199,7 +201,8 @@ class Database:
         marks = ",".join("?" * len(chunk_ids))
         with self.reading() as db:
             rows = db.execute(
-                f"SELECT chunk_id, vector FROM vectors WHERE chunk_id IN ({marks})", tuple(chunk_ids)
+                f"SELECT chunk_id, vector FROM vectors WHERE chunk_id IN ({marks})",
+                tuple(chunk_ids),
             )
             return dict(rows.fetchall())
 
@@ -207,7 +210,9 @@ class Database:
         """Keys of the documents, and ids of their chunks, that pass the filters."""
         with self.reading() as db:
             where, values = _where(filters, generation)
-            keys = [r[0] for r in db.execute(f"SELECT d.key FROM documents d WHERE {where}", values)]
+            keys = [
+                r[0] for r in db.execute(f"SELECT d.key FROM documents d WHERE {where}", values)
+            ]
             ids = db.execute(
                 f"SELECT c.id FROM documents d JOIN chunks c ON c.document_key = d.key"
                 f" WHERE {where} ORDER BY c.id",
@@ -260,7 +265,9 @@ class Staging:
         self.target = self._published + 1
         with db:
             # The last writer may have died: its removals are decided anew, its additions are kept.
-            db.execute("UPDATE documents SET removed_in = NULL WHERE removed_in = ?", (self.target,))
+            db.execute(
+                "UPDATE documents SET removed_in = NULL WHERE removed_in = ?", (self.target,)
+            )
             db.execute(
                 "UPDATE documents SET removed_in = :target WHERE added_in < :target AND uri IN"
                 " (SELECT uri FROM documents WHERE added_in = :target)",
@@ -290,7 +297,9 @@ class Staging:
     def put(self, document: Document, chunks: Sequence[Chunk], vectors: Matrix) -> None:
         with self._db:
             self._discard(document.uri)
-            elements = [(e.kind, e.start, e.end, e.heading, e.page, e.sheet) for e in document.elements]
+            elements = [
+                (e.kind, e.start, e.end, e.heading, e.page, e.sheet) for e in document.elements
+            ]
             key = self._db.execute(
                 "INSERT INTO documents (id, uri, name, type, title, text, elements, content_hash,"
                 " settings_hash, size, tags, chunks, updated_at, added_in)"
@@ -314,7 +323,7 @@ class Staging:
             ).lastrowid
             for chunk, vector in zip(chunks, vectors, strict=True):
                 chunk_id = self._db.execute(
-                    "INSERT INTO chunks (document_key, ordinal, start, \"end\", text, context,"
+                    'INSERT INTO chunks (document_key, ordinal, start, "end", text, context,'
                     " heading, page, sheet, text_hash) VALUES (?,?,?,?,?,?,?,?,?,?)",
                     (
                         key,

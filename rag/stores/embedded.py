@@ -1,9 +1,9 @@
 """The embedded knowledge base: a folder with a database and the two indexes derived from it.
 
-    knowledge.db             documents, chunks, vectors: the truth (see database.py)
-    vectors.<N>.faiss        a cache, see vectors.py
-    keywords-<recipe>/       a cache, see keywords.py
-    write.lock, caches.lock  held by the process that ingests, that brings the caches up to date
+knowledge.db             documents, chunks, vectors: the truth (see database.py)
+vectors.<N>.faiss        a cache, see vectors.py
+keywords-<recipe>/       a cache, see keywords.py
+write.lock, caches.lock  held by the process that ingests, that brings the caches up to date
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from rag.errors import BusyError, FingerprintError, StoreError
 from rag.stores.database import Database, Staging
 from rag.stores.files import exclusive
-from rag.stores.keywords import KeywordIndex, KeywordView
+from rag.stores.keywords import KeywordIndex, KeywordView, Match
 from rag.stores.vectors import (
     VectorIndex,
     as_ids,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rag.types import Matrix, Vector
 
 _TRIES = 100
+_NO_MATCH = Match(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +106,16 @@ class EmbeddedStore:
             if not chunk_ids:
                 return []
         dense = view.vectors.search(vector, limit, ids)
-        words = view.keywords.question(question)
-        keyword = words.search(limit, keys)
-        keyword_only = [i for i in keyword if i not in dense]
-        cosines = dense | self._cosines(keyword_only if view.vectors.exact else [*dense, *keyword_only], vector)
-        scores = keyword | words.score([i for i in dense if i not in keyword])
+        asked = view.keywords.question(question)
+        keyword = asked.search(limit, keys)
+        both = list(dict.fromkeys([*dense, *keyword]))
+        inexact = [i for i in both if i not in dense or not view.vectors.exact]
+        cosines = dense | self._cosines(inexact, vector)
+        matches = asked.matches(both)
+        keyword_ids = frozenset(keyword)
         return [
-            Candidate(i, cosines[i], scores.get(i, 0.0), _via(i in dense, i in keyword))
-            for i in (*dense, *keyword_only)
+            _candidate(i, cosines[i], matches.get(i, _NO_MATCH), i in dense, i in keyword_ids)
+            for i in both
             if i in cosines
         ]
 
@@ -179,9 +182,7 @@ class EmbeddedStore:
     def _vectors_at(self, generation: int, dimension: int) -> VectorIndex:
         index = self._view.vectors if self._view else VectorIndex.empty(dimension)
         index = self._newer_base(index, generation, dimension)
-        ids, vectors = gather(
-            self._db.vectors_between(index.generation, generation), dimension
-        )
+        ids, vectors = gather(self._db.vectors_between(index.generation, generation), dimension)
         removed = as_ids(self._db.removed_between(index.generation, generation))
         index = index.changed(ids, vectors, removed, generation)
         return self._rebuilt(index, dimension) if index.wants_rebuild else index
@@ -250,7 +251,6 @@ class EmbeddedWriter:
         return self._staging.publish()
 
 
-def _via(dense: bool, keyword: bool) -> Via:
-    if dense and keyword:
-        return "both"
-    return "dense" if dense else "keyword"
+def _candidate(chunk_id: int, cosine: float, match: Match, dense: bool, keyword: bool) -> Candidate:
+    via: Via = "both" if dense and keyword else "dense" if dense else "keyword"
+    return Candidate(chunk_id, cosine, match.bm25, match.coverage, match.share, via)

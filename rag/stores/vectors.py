@@ -1,9 +1,9 @@
 """The dense leg: a FAISS index derived from the vectors in the database.
 
-A `VectorIndex` is a large base, which is a file and is shared, a small delta of what came since, and
-a mask of what went. It is immutable: questions go on using the one they have while the next is made,
-and adding a file costs as much as that file. When delta and mask have grown to a tenth of the base,
-a new base is made.
+A `VectorIndex` is a large base, which is a file and is shared, a small delta of what came since,
+and a mask of what went. It is immutable: questions go on using the one they have while the next is
+made, and adding a file costs as much as that file. When delta and mask have grown to a tenth of the
+base, a new base is made.
 """
 
 from __future__ import annotations

@@ -1,0 +1,107 @@
+"""The server: `create_app(settings)`, as `rag serve` starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api import problems
+from api.routes import ask, knowledge, status
+from rag import __version__
+from rag.config import Settings
+from rag.engine import Engine
+from rag.errors import RagError
+
+_WEB = Path(__file__).parent / "web"
+_REFRESH_SECONDS = 0.3
+_API_PAGES = ("/docs", "/redoc")
+# The page loads nothing from elsewhere and runs no script but its own files.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_log = logging.getLogger("rag.api")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Settings are read here, so that a wrong one stops the start."""
+    engine = Engine.open(settings)
+    app = FastAPI(
+        title="RAG server",
+        version=__version__,
+        summary="Questions to your documents, answered with citations.",
+        lifespan=_lifespan,
+    )
+    app.state.engine = engine
+    problems.install(app)
+    app.add_middleware(SafeHeaders)
+    for routes in (ask, knowledge, status):
+        app.include_router(routes.router)
+    app.mount("/", StaticFiles(directory=_WEB, html=True), name="web")
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    engine: Engine = app.state.engine
+    tasks = [asyncio.create_task(_warm(engine)), asyncio.create_task(_follow(engine))]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await engine.aclose()
+
+
+async def _warm(engine: Engine) -> None:
+    """Opens the knowledge bases there are, so that the first question does not wait for it."""
+    for name in engine.names():
+        try:
+            await asyncio.to_thread(engine.knowledge_base, name)
+        except RagError as error:
+            _log.warning("knowledge base %s: %s", name, error)
+
+
+async def _follow(engine: Engine) -> None:
+    """Takes up what other processes publish."""
+    while True:
+        await asyncio.sleep(_REFRESH_SECONDS)
+        try:
+            await asyncio.to_thread(engine.refresh)
+        except RagError as error:
+            _log.warning("%s", error)
+
+
+class SafeHeaders:
+    """Adds the headers that keep a page safe. Plain ASGI, so that streams and disconnects pass."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(_HEADERS)
+        if scope["path"].startswith(_API_PAGES):  # they load their scripts from elsewhere
+            del headers["Content-Security-Policy"]
+
+        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(headers)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,0 +1,1 @@
+"""Thin routes: each knows HTTP and nothing else."""

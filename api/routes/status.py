@@ -1,0 +1,48 @@
+"""How the server is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from api.dependencies import EngineDependency
+from api.schemas import HealthResponse, StatusResponse
+from rag import __version__
+from rag.answer import EXTRACTIVE
+
+router = APIRouter(tags=["status"])
+
+
+@router.get("/healthz", response_model=HealthResponse)
+def health() -> dict[str, str]:
+    """Answers as soon as the server can be asked."""
+    return {"status": "ok", "version": __version__}
+
+
+@router.get("/status", response_model=StatusResponse)
+def status(engine: EngineDependency) -> dict[str, Any]:
+    """The chat model, and the knowledge bases with their sizes."""
+    model = engine.model()
+    return {
+        "version": __version__,
+        "model": {
+            "name": model.name if model else EXTRACTIVE,
+            "vision": model.vision if model else False,
+            "extractive": model is None,
+        },
+        "knowledge_bases": [_knowledge_base(engine, name) for name in engine.names()],
+    }
+
+
+def _knowledge_base(engine: EngineDependency, name: str) -> dict[str, Any]:
+    store = engine.store(name)
+    infos = store.documents()
+    fingerprint = store.fingerprint
+    return {
+        "name": name,
+        "documents": len(infos),
+        "chunks": sum(info.chunks for info in infos),
+        "generation": store.generation,
+        "embedding": fingerprint.model if fingerprint else "",
+    }

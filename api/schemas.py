@@ -1,0 +1,235 @@
+"""The shapes of requests and responses, as OpenAPI shows them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rag.engine import DEFAULT
+from rag.types import Filters, Message
+
+_QUESTION = "How many days of annual leave do I have after ten years?"
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FiltersBody(_Request):
+    """Values of one field are alternatives; fields are combined."""
+
+    documents: list[str] = Field(default=[], description="Ids or names of documents.")
+    tags: list[str] = []
+    paths: list[str] = Field(default=[], description="Shell patterns on the name: hr/*.")
+    types: list[str] = Field(default=[], description="pdf, md, ...")
+
+    def filters(self) -> Filters:
+        return Filters(
+            documents=tuple(self.documents),
+            tags=tuple(self.tags),
+            paths=tuple(self.paths),
+            types=tuple(self.types),
+        )
+
+
+class Turn(_Request):
+    role: Literal["user", "assistant"]
+    content: str
+
+    def message(self) -> Message:
+        return Message(self.role, self.content)
+
+
+class AskBody(_Request):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"question": _QUESTION},
+                {"question": "工作满十年有多少天年假？", "top_k": 3, "stream": True},
+                {"question": _QUESTION, "filters": {"paths": ["hr/*"]}, "session_id": "7c1d"},
+            ]
+        },
+    )
+
+    question: str
+    knowledge_base: str = DEFAULT
+    session_id: str | None = Field(default=None, min_length=1, max_length=64)
+    history: list[Turn] | None = Field(
+        default=None, max_length=100, description="Earlier turns; used instead of the session's."
+    )
+    images: list[str] = Field(default=[], description="Data URLs: data:image/png;base64,...")
+    model: str | None = Field(default=None, description="A model offered here, or 'extractive'.")
+    top_k: int | None = Field(default=None, ge=1, le=50)
+    filters: FiltersBody = FiltersBody()
+    stream: bool = False
+
+
+class CitationBody(BaseModel):
+    """`quote` is `text[start:end]` of the document, counted in Unicode code points."""
+
+    n: int
+    document_id: str
+    document: str
+    page: int | None
+    sheet: str | None
+    heading: list[str]
+    quote: str
+    start: int
+    end: int
+    score: float
+
+
+class UsageBody(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool
+
+
+class TimingsBody(BaseModel):
+    """Seconds from the start of the question."""
+
+    retrieved: float
+    first_token: float | None
+    total: float
+
+
+class AnswerBody(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "answer": "15 days [1].",
+                    "refused": False,
+                    "citations": [
+                        {
+                            "n": 1,
+                            "document_id": "5f0c8a4be0a1d9c2",
+                            "document": "hr/leave.docx",
+                            "page": None,
+                            "sheet": None,
+                            "heading": ["Annual leave"],
+                            "quote": "From ten years of service on: 15 days.",
+                            "start": 311,
+                            "end": 349,
+                            "score": 0.86,
+                        }
+                    ],
+                    "model": "gpt-5.1",
+                    "usage": {
+                        "prompt_tokens": 912,
+                        "completion_tokens": 9,
+                        "estimated": False,
+                    },
+                    "timings": {"retrieved": 0.012, "first_token": 0.41, "total": 0.56},
+                    "notice": "",
+                    "session_id": None,
+                }
+            ]
+        }
+    )
+
+    answer: str
+    refused: bool
+    citations: list[CitationBody]
+    model: str
+    usage: UsageBody
+    timings: TimingsBody
+    notice: str
+    session_id: str | None
+
+
+class RetrieveBody(_Request):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"question": _QUESTION, "top_k": 3}]}
+    )
+
+    question: str
+    knowledge_base: str = DEFAULT
+    top_k: int | None = Field(default=None, ge=1, le=50)
+    filters: FiltersBody = FiltersBody()
+    threshold: float | None = Field(default=None, ge=0, le=1)
+
+
+class HitBody(BaseModel):
+    n: int
+    document_id: str
+    document: str
+    title: str
+    page: int | None
+    sheet: str | None
+    heading: list[str]
+    text: str
+    start: int
+    end: int
+    score: float
+    dense: float
+    keyword: float
+    via: Literal["dense", "keyword", "both"]
+
+
+class RetrieveResponse(BaseModel):
+    hits: list[HitBody]
+
+
+class DocumentBody(BaseModel):
+    id: str
+    name: str
+    type: str
+    title: str
+    size: int
+    tags: list[str]
+    chunks: int
+    updated_at: str
+
+
+class DocumentsResponse(BaseModel):
+    documents: list[DocumentBody]
+    generation: int
+
+
+class FailureBody(BaseModel):
+    name: str
+    code: str
+    reason: str
+    hint: str
+
+
+class IngestResponse(BaseModel):
+    added: list[str]
+    changed: list[str]
+    unchanged: list[str]
+    removed: list[str]
+    failed: list[FailureBody]
+    chunks: int
+    generation: int
+
+
+class DeletedResponse(BaseModel):
+    deleted: str
+
+
+class HealthResponse(BaseModel):
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class ModelStatus(BaseModel):
+    name: str
+    vision: bool
+    extractive: bool
+
+
+class KnowledgeBaseStatus(BaseModel):
+    name: str
+    documents: int
+    chunks: int
+    generation: int
+    embedding: str
+
+
+class StatusResponse(BaseModel):
+    version: str
+    model: ModelStatus
+    knowledge_bases: list[KnowledgeBaseStatus]

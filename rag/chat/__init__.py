@@ -1,0 +1,1 @@
+"""Ways to a chat model: implementations of `rag.types.ChatModel`."""

@@ -1,0 +1,412 @@
+"""The one place where parts are chosen and put together."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rag.answer import EXTRACTIVE, Answerer, Question
+from rag.calibrate import Calibration
+from rag.chat.client import OpenAIChat
+from rag.config import Settings
+from rag.embed import ChooseEmbedder, choose_embedder
+from rag.errors import ConfigError, InputError, NotFoundError, VisionError
+from rag.extract import Extractor
+from rag.files import Upload, plan_files
+from rag.images import ImageCheck
+from rag.ingest import Ingest, Plan, Progress, Report
+from rag.load import LOADER_VERSION, load
+from rag.retrieve import Retriever
+from rag.sessions import Sessions
+from rag.split import Splitter
+from rag.stores.embedded import EmbeddedStore
+from rag.types import (
+    AnswerEvent,
+    ChatModel,
+    Chunk,
+    ChunkStore,
+    Document,
+    Embedder,
+    Filters,
+    Hit,
+    Image,
+    Message,
+)
+
+DEFAULT = "default"
+_NAME = re.compile(r"[\w\-]{1,64}")
+_MAX_QUESTION = 8_000
+_SEES = re.compile(
+    r"gpt-(4o|4\.1|5)|^o[134]|claude|gemini|vision|[-_]vl\b|-vl-|qvq|glm-\d(\.\d)?v|llava|pixtral|omni"
+    r"|gemma-?[34]|kimi-k2\.5|qwen-?3\.[05]",
+    re.IGNORECASE,
+)
+
+
+def _nothing(_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeBase:
+    """An open knowledge base and the parts that answer from it."""
+
+    name: str
+    store: ChunkStore
+    embedder: Embedder
+    retriever: Retriever
+    extractor: Extractor
+
+
+class Engine:
+    """What the command line and the server do, over the knowledge bases in one folder."""
+
+    def __init__(self, settings: Settings, *, choose: ChooseEmbedder = choose_embedder) -> None:
+        self.settings = settings
+        self._choose = choose
+        self._lock = threading.RLock()
+        self._writing = threading.Lock()  # within this process, writers wait for each other
+        self._stores: dict[str, EmbeddedStore] = {}
+        self._open: dict[str, KnowledgeBase] = {}
+        self._embedders: dict[str, Embedder] = {}
+        self._models: dict[str, ChatModel] = {}
+        self._sessions: Sessions | None = None
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Engine:
+        return cls(settings or Settings.read())
+
+    async def aclose(self) -> None:
+        for model in self._models.values():
+            await model.aclose()
+        self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            for store in self._stores.values():
+                store.close()
+            self._stores.clear()
+            self._open.clear()
+            if self._sessions is not None:
+                self._sessions.close()
+
+    # --- knowledge bases ----------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """The knowledge bases there are."""
+        return sorted(p.parent.name for p in self.settings.indexes.glob("*/knowledge.db"))
+
+    def store(self, name: str) -> ChunkStore:
+        """Raises NotFoundError if nothing was ever ingested under this name."""
+        if not (self._folder(name) / "knowledge.db").exists():
+            raise NotFoundError(
+                f"There is no knowledge base {name!r} in {self.settings.indexes}.",
+                f"Make it with: rag ingest PATH{'' if name == DEFAULT else f' --kb {name}'}",
+            )
+        return self._store(name)
+
+    def _store(self, name: str) -> EmbeddedStore:
+        with self._lock:
+            if name not in self._stores:
+                self._stores[name] = EmbeddedStore(self._folder(name))
+            return self._stores[name]
+
+    def _folder(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"{name!r} cannot name a knowledge base.",
+                "Use up to 64 letters, digits, '-' and '_'.",
+            )
+        return self.settings.indexes / name
+
+    def knowledge_base(self, name: str = DEFAULT) -> KnowledgeBase:
+        """Open for questions. Raises NotFoundError, EmbedderError, FingerprintError."""
+        with self._lock:
+            if name not in self._open:
+                store = self.store(name)
+                embedder = self._embedder(store, _nothing)
+                calibration = Calibration.of(embedder, self.settings.cache_dir)
+                self._open[name] = KnowledgeBase(
+                    name,
+                    store,
+                    embedder,
+                    Retriever(
+                        store,
+                        embedder,
+                        calibration,
+                        candidates=self.settings.candidates,
+                        threshold=self.settings.threshold,
+                    ),
+                    Extractor(embedder, spread=1 - calibration.floor),
+                )
+            return self._open[name]
+
+    def _embedder(
+        self,
+        store: ChunkStore,
+        on_notice: Callable[[str], None],
+        on_prepare: Callable[[str, float], None] | None = None,
+    ) -> Embedder:
+        recorded = store.fingerprint
+        if recorded is not None and recorded.model in self._embedders:
+            return self._embedders[recorded.model]
+        choice = self._choose(self.settings, recorded, progress=on_prepare)
+        if recorded is None:
+            on_notice(f"Embedding model: {choice.reason}")
+        model = choice.embedder.fingerprint.model
+        return self._embedders.setdefault(model, choice.embedder)
+
+    def refresh(self) -> None:
+        """Lets open knowledge bases see what other processes have published since."""
+        for store in list(self._stores.values()):
+            store.refresh()
+
+    # --- the way in ---------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        paths: Sequence[Path],
+        *,
+        knowledge_base: str = DEFAULT,
+        tags: Sequence[str] | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[Progress], None] = _nothing,
+        on_notice: Callable[[str], None] = _nothing,
+        on_prepare: Callable[[str, float], None] | None = None,
+    ) -> Report:
+        """Brings the knowledge base to what the files say. Raises RagError if nothing can be done.
+
+        `on_notice` is told what a new knowledge base got as its embedding model, and why;
+        `on_prepare` the progress (a step's name and 0..1) of making a model ready.
+        """
+        for path in paths:
+            if not path.expanduser().exists():
+                raise InputError(f"There is no file or folder {str(path)!r}.", "Check the path.")
+        store = self._store(knowledge_base)
+        known = {info.uri: info for info in store.documents()}
+        plan = plan_files(
+            paths,
+            indexes=self.settings.indexes,
+            max_bytes=self._max_bytes,
+            known_name=lambda uri: known[uri].name if uri in known else None,
+        )
+        return self.ingest_plan(
+            plan,
+            knowledge_base=knowledge_base,
+            tags=tags,
+            dry_run=dry_run,
+            on_progress=on_progress,
+            on_notice=on_notice,
+            on_prepare=on_prepare,
+        )
+
+    def ingest_uploads(
+        self,
+        uploads: Sequence[Upload],
+        *,
+        knowledge_base: str = DEFAULT,
+        tags: Sequence[str] | None = None,
+    ) -> Report:
+        """Adds files that came over the network, replacing those of the same name."""
+        sources = [replace(upload, max_bytes=self._max_bytes) for upload in uploads]
+        return self.ingest_plan(Plan(sources), knowledge_base=knowledge_base, tags=tags)
+
+    def ingest_plan(
+        self,
+        plan: Plan,
+        *,
+        knowledge_base: str = DEFAULT,
+        tags: Sequence[str] | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[Progress], None] = _nothing,
+        on_notice: Callable[[str], None] = _nothing,
+        on_prepare: Callable[[str, float], None] | None = None,
+    ) -> Report:
+        """Like `ingest`, from any sources."""
+        store = self._store(knowledge_base)
+        embedder = self._embedder(store, on_notice, on_prepare)
+        run = Ingest(
+            embedder=embedder,
+            splitter=self._splitter(embedder),
+            settings_key=LOADER_VERSION,
+            on_progress=on_progress,
+        )
+        if dry_run:
+            return run.dry_run(plan, {info.uri: info for info in store.documents()})
+        with self._writing, store.writer(embedder.fingerprint) as writer:
+            report = run.run(plan, writer, tags=tags)
+        store.refresh()
+        return report
+
+    def remove(self, document_ids: Sequence[str], *, knowledge_base: str = DEFAULT) -> list[str]:
+        """Removes documents by id or name, all or none; returns their names.
+
+        Raises NotFoundError for one that is not there.
+        """
+        store = self.store(knowledge_base)
+        fingerprint = store.fingerprint
+        if fingerprint is None:
+            raise NotFoundError(f"The knowledge base {knowledge_base!r} is empty.")
+        infos = [self.find(document_id, knowledge_base) for document_id in document_ids]
+        with self._writing, store.writer(fingerprint) as writer:
+            for info in infos:
+                writer.remove(info.uri)
+            writer.publish()
+        store.refresh()
+        return [info.name for info in infos]
+
+    def find(self, document: str, knowledge_base: str = DEFAULT) -> Document:
+        """A document by id or by name. Raises NotFoundError."""
+        store = self.store(knowledge_base)
+        found = store.documents(Filters(documents=(document,)))
+        return store.document(found[0].id if found else document)
+
+    def preview(self, path: Path) -> tuple[Document, list[Chunk]]:
+        """What a file would become, with the embedding model a new knowledge base would get."""
+        if not path.is_file():
+            raise InputError(f"There is no file {str(path)!r}.", "Check the path.")
+        content = load(path, max_bytes=self._max_bytes)
+        document = Document(
+            id="preview",
+            uri=f"file:{path}",
+            name=path.name,
+            type=content.type,
+            title=content.title,
+            text=content.text,
+            elements=content.elements,
+            content_hash="",
+            size=path.stat().st_size,
+        )
+        with self._lock:
+            if not self._embedders:
+                embedder = self._choose(self.settings, None).embedder
+                self._embedders[embedder.fingerprint.model] = embedder
+        return document, self._splitter(next(iter(self._embedders.values()))).split(document)
+
+    def _splitter(self, embedder: Embedder) -> Splitter:
+        return Splitter(
+            embedder.count_tokens,
+            size=min(self.settings.chunk_tokens, embedder.max_tokens),
+            overlap=self.settings.chunk_overlap,
+        )
+
+    @property
+    def _max_bytes(self) -> int:
+        return self.settings.max_file_mb * 1_000_000
+
+    # --- the way out --------------------------------------------------------------------------
+
+    def retrieve(
+        self,
+        question: str,
+        *,
+        knowledge_base: str = DEFAULT,
+        top_k: int | None = None,
+        filters: Filters = Filters(),
+        threshold: float | None = None,
+    ) -> list[Hit]:
+        return self.knowledge_base(knowledge_base).retriever.retrieve(
+            _checked(question),
+            top_k=top_k or self.settings.top_k,
+            filters=filters,
+            threshold=threshold,
+        )
+
+    def ask(
+        self,
+        question: str,
+        *,
+        knowledge_base: str = DEFAULT,
+        history: Sequence[Message] = (),
+        images: Sequence[Image] = (),
+        filters: Filters = Filters(),
+        top_k: int | None = None,
+        model: str | None = None,
+        stream: bool = True,
+    ) -> AsyncIterator[AnswerEvent]:
+        """The events of an answer. What is wrong with the question is raised here, before them."""
+        chosen = self.model(model)
+        if images and (chosen is None or not chosen.vision):
+            raise VisionError(
+                f"{chosen.name if chosen else EXTRACTIVE} cannot see images.",
+                "Choose a model with vision (RAG_MODEL), or set RAG_VISION=true if it has it.",
+            )
+        base = self.knowledge_base(knowledge_base)
+        answerer = Answerer(
+            base.retriever,
+            base.extractor,
+            chosen,
+            max_tokens=self.settings.max_answer_tokens,
+            temperature=self.settings.temperature,
+        )
+        return answerer.answer(
+            Question(
+                text=_checked(question),
+                history=tuple(history),
+                images=tuple(images),
+                filters=filters,
+                top_k=top_k or self.settings.top_k,
+                stream=stream,
+            )
+        )
+
+    def model(self, name: str | None = None) -> ChatModel | None:
+        """The chat model of this name, else the configured one; None is the extractive answerer."""
+        settings = self.settings
+        name = name or settings.model or EXTRACTIVE
+        if name == EXTRACTIVE:
+            return None
+        offered = [m for m in (settings.model, *settings.models) if m]
+        if name not in offered:
+            raise InputError(
+                f"There is no model {name!r} here.",
+                f"Offered: {', '.join([*offered, EXTRACTIVE])}. Add names with RAG_MODELS.",
+            )
+        if settings.openai_api_key is None and settings.openai_base_url is None:
+            raise ConfigError(
+                f"There is no way to the model {name!r}.",
+                "Set OPENAI_API_KEY, and OPENAI_BASE_URL for a server other than OpenAI's.",
+            )
+        with self._lock:
+            if name not in self._models:
+                key = settings.openai_api_key
+                self._models[name] = OpenAIChat(
+                    name,
+                    api_key=key.get_secret_value() if key else "none",
+                    base_url=settings.openai_base_url,
+                    vision=bool(_SEES.search(name)) if settings.vision is None else settings.vision,
+                    context_window=settings.context_window,
+                    timeout=settings.model_timeout,
+                )
+            return self._models[name]
+
+    @property
+    def images(self) -> ImageCheck:
+        return ImageCheck(
+            max_images=self.settings.max_images,
+            max_bytes=int(self.settings.max_image_mb * 1_000_000),
+            max_pixels=self.settings.max_image_pixels,
+        )
+
+    @property
+    def sessions(self) -> Sessions:
+        with self._lock:
+            if self._sessions is None:
+                self.settings.indexes.mkdir(parents=True, exist_ok=True)
+                self._sessions = Sessions(f"sqlite:///{self.settings.indexes / 'application.db'}")
+            return self._sessions
+
+
+def _checked(question: str) -> str:
+    text = question.strip()
+    if not text:
+        raise InputError("The question is empty.", "Ask something.")
+    if len(text) > _MAX_QUESTION:
+        raise InputError(
+            f"The question has {len(text)} characters; at most {_MAX_QUESTION} are read.",
+            "Shorten it.",
+        )
+    return text

@@ -1,0 +1,168 @@
+"""Files and folders as sources of an ingest."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag.errors import FileTooLargeError, InputError, LoadError
+from rag.ingest import Failure, Plan
+from rag.load import SUPPORTED_TYPES, load
+from rag.types import Content
+
+_FILE = "file:"
+# What editors, office programs and systems leave beside documents.
+_NOT_DOCUMENTS = ("~$", ".")
+_NOT_FOLDERS = ("node_modules", "__pycache__")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """One file. Its uri is its path as seen from the folder of indexes, so that a project can be
+    moved or mounted elsewhere as a whole."""
+
+    path: Path
+    uri: str
+    name: str
+    max_bytes: int
+
+    def read(self) -> bytes:
+        try:
+            _check_size(self.name, self.path.stat().st_size, self.max_bytes)
+            return self.path.read_bytes()
+        except OSError as error:
+            raise LoadError(
+                f"{self.name} cannot be read: {error.strerror}.",
+                "Check that the file is there and its permissions.",
+            ) from None
+
+    def load(self, data: bytes) -> Content:
+        return load(self.path, data, max_bytes=self.max_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that came over the network, read when its turn comes. The name identifies it."""
+
+    filename: str
+    size: int
+    read_all: Callable[[], bytes]
+    max_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        last = self.filename.replace("\\", "/").rsplit("/", 1)[-1]
+        return unicodedata.normalize("NFC", last).strip()
+
+    @property
+    def uri(self) -> str:
+        return f"upload:{self.name}"
+
+    def read(self) -> bytes:
+        if not self.name or self.name in (".", ".."):
+            raise LoadError(f"{self.filename!r} is not a file name.", "Name the file.")
+        _check_size(self.name, self.size, self.max_bytes)
+        return self.read_all()
+
+    def load(self, data: bytes) -> Content:
+        return load(Path(self.name), data, max_bytes=self.max_bytes)
+
+
+def _check_size(name: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise FileTooLargeError(
+            f"{name} has {size / 1e6:.1f} MB; at most {limit / 1e6:g} MB are read.",
+            "Split the file, or raise RAG_MAX_FILE_MB.",
+        )
+
+
+def plan_files(
+    paths: Sequence[Path], *, indexes: Path, max_bytes: int, known_name: Callable[[str], str | None]
+) -> Plan:
+    """A plan for these files and all documents below these folders.
+
+    A folder covers the documents that came from below it, unless no document is left in it: an
+    empty folder is more often a disk that is not mounted than a wish to forget everything.
+    `known_name` gives the name a uri already has, so that a document keeps its name when a part of
+    its folder is ingested alone. Raises InputError for a path that does not exist.
+    """
+    indexes = indexes.resolve()
+    sources: dict[str, FileSource] = {}
+    skipped: list[Failure] = []
+    notes: list[str] = []
+    roots: list[Path] = []
+
+    def add(path: Path, name: str) -> None:
+        uri = uri_of(path, indexes)
+        name = unicodedata.normalize("NFC", name)
+        sources.setdefault(uri, FileSource(path, uri, known_name(uri) or name, max_bytes))
+
+    for given in paths:
+        path = given.expanduser()
+        if path.is_dir():
+            found = list(_walk(path.resolve(), indexes))
+            for file in found:
+                name = file.relative_to(path.resolve()).as_posix()
+                if file.suffix.lower().lstrip(".") in SUPPORTED_TYPES:
+                    add(file, name)
+                else:
+                    skipped.append(_unsupported(file, name))
+            if found:
+                roots.append(path.resolve())
+            else:
+                notes.append(
+                    f"{given} holds no files; what was ingested from it before is kept."
+                    " Remove it with: rag docs rm"
+                )
+        elif path.exists():
+            add(path.resolve(), path.name)
+        else:
+            raise InputError(f"There is no file or folder {str(given)!r}.", "Check the path.")
+
+    def covers(uri: str) -> bool:
+        path = path_of(uri, indexes)
+        return path is not None and any(path.is_relative_to(root) for root in roots)
+
+    def is_gone(uri: str) -> bool:
+        path = path_of(uri, indexes)
+        return path is not None and not path.exists()
+
+    ordered = sorted(sources.values(), key=lambda source: source.name)
+    return Plan(ordered, covers, is_gone, skipped, notes)
+
+
+def uri_of(path: Path, indexes: Path) -> str:
+    return _FILE + Path(os.path.relpath(path, indexes)).as_posix()
+
+
+def path_of(uri: str, indexes: Path) -> Path | None:
+    """None for a document that did not come from a file of this machine."""
+    if not uri.startswith(_FILE):
+        return None
+    return Path(os.path.normpath(indexes / uri.removeprefix(_FILE)))
+
+
+def _walk(root: Path, indexes: Path) -> Iterator[Path]:
+    for folder, names, files in os.walk(root):
+        here = Path(folder)
+        names[:] = sorted(
+            n
+            for n in names
+            if not n.startswith(".") and n not in _NOT_FOLDERS and here / n != indexes
+        )
+        for name in sorted(files):
+            if not name.startswith(_NOT_DOCUMENTS):
+                yield here / name
+
+
+def _unsupported(path: Path, name: str) -> Failure:
+    kind = path.suffix.lower() or "no extension"
+    return Failure(
+        name,
+        "unsupported_type",
+        f"{name} is of a type that is not read ({kind}).",
+        f"Supported: {', '.join(SUPPORTED_TYPES)}.",
+    )

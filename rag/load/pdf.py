@@ -1,0 +1,251 @@
+"""PDF by pypdfium2: pages, lines with their boxes, and paragraphs put together again."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rag.errors import DamagedFileError, EmptyFileError, EncryptedFileError
+from rag.load.build import Builder, Parsed
+from rag.load.plain import chapter_level
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfDocument, PdfTextPage
+
+_CJK = r"\u2e80-\u30ff\u3400-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"
+_CJK_END = re.compile(rf"[{_CJK}，。、；：！？”’）】》…—]$")
+_CJK_START = re.compile(rf"[{_CJK}“‘（【《…—]")
+_CLOSING = re.compile(r"[，。、；：！？”’）】》]")
+_ITEM = re.compile(
+    r"[•●○■□◆▪·‣➢✓]|[-–*]\s|[(（]?\d{1,3}[.)）、]\s*\D|[(（]?[一二三四五六七八九十]{1,3}[)）、]"
+    r"|第[一二三四五六七八九十百\d]{1,5}[章节条篇]"
+)
+_SENTENCE_END = re.compile(r"[。！？；，、,;.!?:：]$")
+_HEADING_SCALE = 1.15
+_MAX_HEADING = 60
+_MAX_HEADING_SHARE = 0.2  # of a document's characters; beyond, its sizes say nothing
+_JUNK_TITLE = re.compile(
+    r"^(untitled|无标题|未命名|microsoft (word|powerpoint|excel)|document\d*$|文档\d*$|slide \d)"
+    r"|\.(docx?|pptx?|xlsx?|wps|indd|tex|dvi|html?|pdf|md|rtf|odt|cdr|ai)$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One printed line in points; `size` is that of its first character, 0 if unknown."""
+
+    text: str
+    left: float = 0.0
+    right: float = 0.0
+    bottom: float = 0.0
+    size: float = 0.0
+
+
+def read(data: bytes, name: str) -> Parsed:
+    """Raises EncryptedFileError, DamagedFileError, and EmptyFileError for a scan without text."""
+    pages, title = _read_pages(data, name)
+    if not any(line.text for lines in pages for line in lines):
+        raise EmptyFileError(
+            f"No text found on the {len(pages)} pages of {name}; it is probably scanned.",
+            "Run it through OCR first.",
+        )
+    levels = _heading_levels(line for lines in pages for line in lines)
+    builder = Builder()
+    for number, lines in enumerate(pages, 1):
+        builder.page = number
+        for paragraph in _paragraphs(lines):
+            text = _joined([line.text for line in paragraph])
+            level = levels.get(_rounded(paragraph[0].size), 0)
+            if not levels and len(paragraph) == 1:
+                level = chapter_level(text)
+            if level and len(paragraph) <= 2 and _is_heading(text):
+                builder.heading(text, level)
+            else:
+                builder.text(text)
+    return builder.parsed(title)
+
+
+def _read_pages(data: bytes, name: str) -> tuple[list[list[_Line]], str]:
+    from pypdfium2 import PdfDocument, PdfiumError
+
+    try:
+        document = PdfDocument(data)
+    except PdfiumError as error:
+        if "password" in str(error).lower():
+            raise EncryptedFileError(
+                f"{name} is protected by a password.", "Save a copy without the password."
+            ) from None
+        raise DamagedFileError(
+            f"{name} is damaged: it cannot be opened as a PDF ({error}).",
+            "It may have been cut off on the way: copy or download it again.",
+        ) from None
+    try:
+        return [_page_lines(document, index) for index in range(len(document))], _title(document)
+    finally:
+        document.close()
+
+
+def _title(document: PdfDocument) -> str:
+    """The metadata's title, unless a program put it there rather than a person."""
+    title = " ".join(document.get_metadata_dict().get("Title", "").split())
+    sensible = 2 <= len(title) <= 150 and not _JUNK_TITLE.search(title) and "\ufffd" not in title
+    return title if sensible else ""
+
+
+def _page_lines(document: PdfDocument, index: int) -> list[_Line]:
+    page = document[index]
+    text_page = page.get_textpage()
+    try:
+        return list(_lines(text_page))
+    finally:
+        text_page.close()
+        page.close()
+
+
+def _lines(text_page: PdfTextPage) -> Iterator[_Line]:
+    from pypdfium2 import raw
+
+    text = text_page.get_text_range()
+    position = 0  # pdfium counts UTF-16 units
+    for piece in text.split("\n"):
+        units = len(piece.encode("utf-16-le", errors="surrogatepass")) // 2
+        # U+FFFE, U+0002: pdfium's mark for a hyphen at the end of a line
+        visible = re.sub("[\ufffe\x02]+$", "\u00ad", piece.strip())
+        visible = re.sub("[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]", "", visible).strip()
+        if visible:
+            lead = len(piece) - len(piece.lstrip())
+            first = raw.FPDFText_GetCharIndexFromTextIndex(text_page, position + lead)
+            last = raw.FPDFText_GetCharIndexFromTextIndex(
+                text_page, position + max(lead, len(piece.rstrip()) - 1)
+            )
+            yield _boxed(text_page, visible, first, last)
+        elif not piece.strip():
+            yield _Line("")
+        position += units + 1
+
+
+def _boxed(text_page: PdfTextPage, text: str, first: int, last: int) -> _Line:
+    from pypdfium2 import raw
+
+    count = text_page.count_chars()
+    if not 0 <= first < count or not 0 <= last < count:
+        return _Line(text)
+    left, bottom, _, top = text_page.get_charbox(first, loose=True)
+    right = text_page.get_charbox(last, loose=True)[2]
+    height = max(0.0, top - bottom)
+    size = raw.FPDFText_GetFontSize(text_page, first)
+    # Some programs write size 1 and scale the page; then only the box tells.
+    told = 0.6 * height <= size <= 1.7 * height
+    return _Line(text, left, max(left, right), bottom, size if told else height)
+
+
+def _paragraphs(lines: Sequence[_Line]) -> Iterator[list[_Line]]:
+    pitch = _usual_pitch(lines)
+    margins = _right_margins(lines)
+    paragraph: list[_Line] = []
+    for line in lines:
+        if paragraph and (not line.text or _breaks(paragraph[-1], line, pitch, margins)):
+            yield paragraph
+            paragraph = []
+        if line.text:
+            paragraph.append(line)
+    if paragraph:
+        yield paragraph
+
+
+def _usual_pitch(lines: Sequence[_Line]) -> float:
+    """The distance from line to line that is most common on the page, in heights of a line."""
+    steps = Counter(
+        round((above.bottom - below.bottom) / below.size, 1)
+        for above, below in pairwise(lines)
+        if below.size and above.size and above.bottom > below.bottom
+    )
+    usual = [step for step, _ in steps.most_common(1)]
+    return min(usual[0], 2.5) if usual else 1.5
+
+
+def _right_margins(lines: Sequence[_Line]) -> dict[int, float]:
+    """How far lines reach that start at about the same place, by that place. A fifth may reach
+    further: titles over two columns do."""
+    reaches: dict[int, list[float]] = {}
+    for line in lines:
+        for column in (_column(line) - 1, _column(line), _column(line) + 1):
+            reaches.setdefault(column, []).append(line.right)
+    return {
+        column: sorted(reach, reverse=True)[len(reach) // 5] for column, reach in reaches.items()
+    }
+
+
+def _column(line: _Line) -> int:
+    return round(line.left / 36)
+
+
+def _breaks(above: _Line, line: _Line, pitch: float, margins: dict[int, float]) -> bool:
+    """Whether a new paragraph starts at `line`. Without boxes only list items are told."""
+    if _CLOSING.match(line.text):
+        return False
+    if _ITEM.match(line.text):
+        return True
+    if not (above.size and line.size):
+        return False
+    larger, smaller = max(above.size, line.size), min(above.size, line.size)
+    if larger > smaller * 1.15:
+        return True
+    step = above.bottom - line.bottom
+    if abs(step) < 0.4 * line.size:
+        return False  # the same printed line, in two pieces
+    if step < 0 or step > (pitch + 0.35) * line.size:
+        return True
+    if line.left > above.left + 1.2 * line.size:
+        return True
+    return _had_room(above, line, margins)
+
+
+def _had_room(above: _Line, line: _Line, margins: dict[int, float]) -> bool:
+    """Whether the first word of `line` would have fitted above: then the break was meant."""
+    word = re.match(r"\S+", line.text)
+    if _CJK_START.match(line.text) or not word:
+        needed = 2 * line.size
+    else:
+        needed = (len(word[0]) + 1) * 0.55 * line.size
+    return margins[_column(above)] - above.right > needed + line.size
+
+
+def _joined(lines: Sequence[str]) -> str:
+    """The lines of a paragraph as one: no space between Chinese, hyphens mended."""
+    text = lines[0]
+    for line in lines[1:]:
+        if text.endswith("\u00ad") or (re.search(r"[a-z]-$", text) and re.match(r"[a-z]", line)):
+            text = text[:-1] + line
+        elif _CJK_END.search(text) or _CJK_START.match(line):
+            text += line
+        else:
+            text = f"{text} {line}"
+    return text.replace("\u00ad", "-")
+
+
+def _heading_levels(lines: Iterable[_Line]) -> dict[float, int]:
+    """Which sizes of type are headings, by rounded size; empty unless they are few."""
+    characters: Counter[float] = Counter()
+    for line in lines:
+        characters[_rounded(line.size)] += len(line.text)
+    body = characters.most_common(1)[0][0]
+    large = [size for size in characters if size > body * _HEADING_SCALE]
+    total = sum(characters.values())
+    if not body or sum(characters[size] for size in large) > _MAX_HEADING_SHARE * total:
+        return {}
+    return {size: level for level, size in enumerate(sorted(large, reverse=True), 1)}
+
+
+def _rounded(size: float) -> float:
+    return round(2 * size) / 2
+
+
+def _is_heading(text: str) -> bool:
+    words = re.search(r"[^\W\d_]{2}", text)
+    return bool(words) and len(text) <= _MAX_HEADING and not _SENTENCE_END.search(text)
