@@ -34,9 +34,12 @@ _HEADERS = {
 _log = logging.getLogger("rag.api")
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application. Settings are read here, so that a wrong one stops the start."""
-    engine = Engine.open(settings)
+def create_app(settings: Settings | None = None, *, engine: Engine | None = None) -> FastAPI:
+    """The application. Settings are read here, so that a wrong one stops the start.
+
+    An `engine` given is served as it is, and closed with the server.
+    """
+    engine = engine or Engine.open(settings)
     app = FastAPI(
         title="RAG server",
         version=__version__,

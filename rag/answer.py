@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from rag.citations import CitationParser, citation
 from rag.errors import ModelStreamError, RagError
-from rag.extract import Extractor
+from rag.extract import Extractor, row_header
 from rag.prompt import REFUSAL, build_prompt
 from rag.retrieve import Retriever
 from rag.text import estimate_tokens, language
@@ -73,7 +73,7 @@ class Answerer:
         self._temperature = temperature
         self._clock = clock
 
-    async def answer(self, question: Question) -> AsyncIterator[AnswerEvent]:
+    async def answer(self, question: Question) -> AsyncGenerator[AnswerEvent]:
         """Retrieved, then Token and Cited as they come, then exactly one of Finished and Failed."""
         watch = _Watch(self._clock)
         try:
@@ -98,7 +98,7 @@ class Answerer:
         except RagError as error:
             yield Failed(error.code, error.message, error.hint, error.retryable)
 
-    async def _refusal(self, question: Question, watch: _Watch) -> AsyncIterator[AnswerEvent]:
+    async def _refusal(self, question: Question, watch: _Watch) -> AsyncGenerator[AnswerEvent]:
         text = REFUSAL[language(question.text)]
         yield Token(text)
         name = EXTRACTIVE if self._model is None else self._model.name
@@ -106,17 +106,17 @@ class Answerer:
 
     async def _extracts(
         self, question: Question, hits: Sequence[Hit], watch: _Watch
-    ) -> AsyncIterator[AnswerEvent]:
+    ) -> AsyncGenerator[AnswerEvent]:
         extracts = await asyncio.to_thread(self._extractor.best, question.text, hits)
         citations: list[Citation] = []
         parts: list[str] = []
         for extract in extracts:
-            cited = citation(extract.n, hits[extract.n - 1], extract.start, extract.end)
+            hit = hits[extract.n - 1]
+            cited = citation(extract.n, hit, extract.start, extract.end)
             citations.append(cited)
+            header = row_header(hit.chunk, cited.quote)
             text = (
-                f"{cited.quote} [{cited.n}]"
-                if cited.quote.isascii()
-                else f"{cited.quote}[{cited.n}]"
+                f"{header}\n{cited.quote} [{cited.n}]" if header else f"{cited.quote} [{cited.n}]"
             )
             parts.append(text)
             watch.token()
@@ -128,7 +128,7 @@ class Answerer:
 
     async def _generated(
         self, question: Question, hits: Sequence[Hit], model: ChatModel, watch: _Watch
-    ) -> AsyncIterator[AnswerEvent]:
+    ) -> AsyncGenerator[AnswerEvent]:
         prompt = build_prompt(
             question.text,
             hits,
@@ -145,7 +145,7 @@ class Answerer:
         parser = CitationParser(prompt.sources)
         usage: Usage | None = None
         replies = model.chat(request)
-        async with aclosing(replies):  # type: ignore[type-var]
+        async with aclosing(replies):
             async for delta in replies:
                 usage = delta.usage or usage
                 if delta.text:

@@ -1,8 +1,8 @@
 """What an embedding model says of texts that have nothing to do with each other.
 
-Models differ in the range of their cosines: unrelated Chinese texts score 0.79 with one and 0.2 with
-another. A few ordinary passages, embedded once for a fingerprint, tell where "unrelated" lies, for
-the model as a whole and for each question.
+Models differ in the range of their cosines: unrelated Chinese texts score 0.79 with one and 0.2
+with another. A few ordinary passages, embedded once for a fingerprint, tell where "unrelated" lies,
+for the model as a whole and for each question.
 """
 
 from __future__ import annotations

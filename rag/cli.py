@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,12 @@ def main() -> None:
     except KeyboardInterrupt:
         say("Interrupted.")
         sys.exit(_INTERRUPTED)
+    except Exception as error:  # a bug: one line for the person, the rest for who mends it
+        if os.environ.get("RAG_DEBUG"):
+            raise
+        say(f"Error: this should not have happened ({type(error).__name__}: {error}).")
+        say("  Please report it with what RAG_DEBUG=1 prints.")
+        sys.exit(_FAILED)
 
 
 @contextmanager

@@ -52,7 +52,9 @@ class Settings(BaseSettings):
     # retrieval
     top_k: int = Field(default=5, ge=1, le=50)
     candidates: int = Field(default=50, ge=1, le=1000, description="from each leg")
-    threshold: float = Field(default=0.35, ge=0, le=1)
+    threshold: float = Field(
+        default=0.25, ge=0, le=1, description="under it nothing was found; see rag/retrieve.py"
+    )
 
     # the chat model
     model: str | None = None

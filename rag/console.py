@@ -222,9 +222,8 @@ def print_preview(document: Document, chunks: Sequence[Chunk], *, as_json: bool)
         write(f"  {element.kind:8}{element.start:7}-{element.end:<7}{place} {_short(text)}")
     write(f"{len(chunks)} chunks")
     for chunk in chunks:
-        write(
-            f"  #{chunk.ordinal} {chunk.start}-{chunk.end}  {' | '.join(chunk.context.split(chr(10)))}"
-        )
+        context = chunk.context.replace("\n", " | ")
+        write(f"  #{chunk.ordinal} {chunk.start}-{chunk.end}  {context}")
         write(f"     {_short(' '.join(chunk.text.split()), 200)}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from rag.answer import EXTRACTIVE, Answerer, Question
 from rag.calibrate import Calibration
 from rag.chat.client import OpenAIChat
 from rag.config import Settings
-from rag.embed import ChooseEmbedder, choose_embedder
+from rag.embed import Choice, choose_embedder
 from rag.errors import ConfigError, InputError, NotFoundError, VisionError
 from rag.extract import Extractor
 from rag.files import Upload, plan_files
@@ -31,6 +31,7 @@ from rag.types import (
     Document,
     Embedder,
     Filters,
+    Fingerprint,
     Hit,
     Image,
     Message,
@@ -44,6 +45,10 @@ _SEES = re.compile(
     r"|gemma-?[34]|kimi-k2\.5|qwen-?3\.[05]",
     re.IGNORECASE,
 )
+
+
+OnPrepare = Callable[[str, float], None]
+ChooseEmbedder = Callable[[Settings, Fingerprint | None, OnPrepare | None], Choice]
 
 
 def _nothing(_: object) -> None:
@@ -148,12 +153,12 @@ class Engine:
         self,
         store: ChunkStore,
         on_notice: Callable[[str], None],
-        on_prepare: Callable[[str, float], None] | None = None,
+        on_prepare: OnPrepare | None = None,
     ) -> Embedder:
         recorded = store.fingerprint
         if recorded is not None and recorded.model in self._embedders:
             return self._embedders[recorded.model]
-        choice = self._choose(self.settings, recorded, progress=on_prepare)
+        choice = self._choose(self.settings, recorded, on_prepare)
         if recorded is None:
             on_notice(f"Embedding model: {choice.reason}")
         model = choice.embedder.fingerprint.model
@@ -175,7 +180,7 @@ class Engine:
         dry_run: bool = False,
         on_progress: Callable[[Progress], None] = _nothing,
         on_notice: Callable[[str], None] = _nothing,
-        on_prepare: Callable[[str, float], None] | None = None,
+        on_prepare: OnPrepare | None = None,
     ) -> Report:
         """Brings the knowledge base to what the files say. Raises RagError if nothing can be done.
 
@@ -223,7 +228,7 @@ class Engine:
         dry_run: bool = False,
         on_progress: Callable[[Progress], None] = _nothing,
         on_notice: Callable[[str], None] = _nothing,
-        on_prepare: Callable[[str, float], None] | None = None,
+        on_prepare: OnPrepare | None = None,
     ) -> Report:
         """Like `ingest`, from any sources."""
         store = self._store(knowledge_base)
@@ -282,7 +287,7 @@ class Engine:
         )
         with self._lock:
             if not self._embedders:
-                embedder = self._choose(self.settings, None).embedder
+                embedder = self._choose(self.settings, None, None).embedder
                 self._embedders[embedder.fingerprint.model] = embedder
         return document, self._splitter(next(iter(self._embedders.values()))).split(document)
 
@@ -326,7 +331,7 @@ class Engine:
         top_k: int | None = None,
         model: str | None = None,
         stream: bool = True,
-    ) -> AsyncIterator[AnswerEvent]:
+    ) -> AsyncGenerator[AnswerEvent]:
         """The events of an answer. What is wrong with the question is raised here, before them."""
         chosen = self.model(model)
         if images and (chosen is None or not chosen.vision):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rag.text import question_terms, sentences, terms
-from rag.types import Embedder, Hit
+from rag.types import Chunk, Embedder, Hit
 
 # Weights for a model whose unrelated texts score 0.79; they grow with the range left above.
 _COVERAGE_WEIGHT = 0.05
@@ -21,6 +21,7 @@ _MAX_SENTENCES = 3
 _MAX_SCORED = 80
 _WITHIN = 0.035  # how far below the best sentence another may be, in the same range
 
+_CELL = " | "
 _NUMBER = re.compile(r"\d+")
 _ASKS_NUMBER = re.compile(
     r"多少|几|何时|时间|什么时候|日期|哪一?[天年日]|多[大长高久远]"
@@ -60,7 +61,7 @@ class Extractor:
         ][:_MAX_SCORED]
         if not places:
             return []
-        texts = [hit.chunk.text[start:end] for _, hit, start, end in places]
+        texts = [in_context(hit.chunk, hit.chunk.text[start:end]) for _, hit, start, end in places]
         vector = self._embedder.embed_query(question)
         cosines = self._embedder.embed_documents(texts) @ vector
         signs = _signs(question, texts)
@@ -76,6 +77,23 @@ class Extractor:
         scored.sort(key=lambda e: -e.score)
         least = scored[0].score - _WITHIN * self._scale
         return [e for e in scored[:_MAX_SENTENCES] if e.score >= least]
+
+
+def in_context(chunk: Chunk, sentence: str) -> str:
+    """The sentence below its headings and, if it is a row of a table, below the table's header."""
+    path = chunk.context.split("\n")[0]
+    header = row_header(chunk, sentence)
+    return "\n".join(part for part in (path, header, sentence) if part)
+
+
+def row_header(chunk: Chunk, sentence: str) -> str:
+    """The header of the table whose row this is; empty if it is none, or the header itself."""
+    outside = chunk.context.partition("\n")[2]
+    if outside:
+        return outside
+    first = chunk.text.partition("\n")[0]
+    columns = sentence.count(_CELL)
+    return first if columns and first.count(_CELL) == columns and first != sentence else ""
 
 
 def _signs(question: str, texts: Sequence[str]) -> list[float]:

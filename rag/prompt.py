@@ -45,7 +45,7 @@ _MIN_SOURCE_TOKENS = 48
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`sources` are the hits that fitted, [1] first; `dropped_turns` were too old for the budget."""
+    """`sources` are the hits that fitted, [1] first; `dropped_turns` did not fit any more."""
 
     messages: tuple[Message, ...]
     sources: tuple[Hit, ...]

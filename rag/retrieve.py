@@ -17,8 +17,8 @@ _TRIES = 3
 _SPARE = 3  # hits fetched for each wanted, because equal texts count once
 
 # Measured on 1,998 Chinese and 532 English questions (benchmarks/README.md): the best weight lies
-# between 0.002 and 0.004 for a model whose unrelated texts score 0.79, and grows with the range that
-# is left above.
+# between 0.002 and 0.004 for a model whose unrelated texts score 0.79, and grows with the range
+# that is left above.
 _KEYWORD_WEIGHT = 0.015
 # Across languages no terms match, so that the cosine has to do alone.
 _ACROSS_LANGUAGES = 1.5
@@ -52,7 +52,10 @@ class Retriever:
         history: Sequence[Message] = (),
         threshold: float | None = None,
     ) -> list[Hit]:
-        """At most `top_k` hits at or above the threshold, best first, no text twice."""
+        """The best `top_k` hits, no text twice; none at all if the best is below the threshold.
+
+        Weaker hits stay beside a good first one: the reader, or the model, can weigh them.
+        """
         least = self._threshold if threshold is None else threshold
         query = with_topic(question, history)
         vector = self._embedder.embed_query(query)
@@ -69,9 +72,9 @@ class Retriever:
         for _, candidate in best:
             if candidate.chunk_id in rows:
                 hit = scored.hit(candidate, *rows[candidate.chunk_id])
-                if hit.score >= least:
-                    hits.setdefault(hit.chunk.text, hit)
-        return list(hits.values())[:top_k]
+                hits.setdefault(hit.chunk.text, hit)
+        found = list(hits.values())[:top_k]
+        return found if found and found[0].score >= least else []
 
     def candidates(self, question: str) -> list[tuple[float, Candidate]]:
         """All candidates of both legs with their fused scores, best first, unfiltered."""
@@ -93,8 +96,8 @@ class Retriever:
 def fused(candidate: Candidate, weight: float) -> float:
     """Cosine + weight x BM25 x coverage: what the ranking goes by.
 
-    BM25 is not divided by its upper bound, because a long question that matches is stronger evidence
-    than a short one; coverage discounts chunks that hold only the common half of a question.
+    BM25 is not divided by its upper bound, because a long question that matches is stronger
+    evidence than a short one; coverage discounts chunks that hold only the common half of one.
     """
     return candidate.dense + weight * candidate.keyword * candidate.coverage
 
@@ -133,7 +136,8 @@ class _Confidence:
 _REFERS_BACK = re.compile(
     r"^(那么?|还有|另外|如果|这|它|他|她|上述|其中|为什么|怎么)"
     r"|它|这个|那个|这些|那些|上面|前面|刚才|该"
-    r"|^(and|what about|how about|why|then|so)\b|\b(it|its|they|them|their|that|those|this|these)\b",
+    r"|^(and|what about|how about|why|then|so)\b"
+    r"|\b(it|its|they|them|their|that|those|this|these)\b",
     re.IGNORECASE,
 )
 _SHORT = {"zh": 4, "en": 2}  # terms that tell something

@@ -6,10 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from snowballstemmer import EnglishStemmer
+from itertools import pairwise
+from typing import Any, Literal
 
 Language = Literal["zh", "en"]
 
@@ -21,14 +19,17 @@ _IDEOGRAPHS = (
 )
 _IDEOGRAPH = re.compile(f"[{_IDEOGRAPHS}]")
 _RUN = re.compile(f"([{_IDEOGRAPHS}]+)|[^\\W_{_IDEOGRAPHS}]+")
-_APOSTROPHE = re.compile(r"(?<=\w)['’ʻʼ‘](s\b)?")  # noqa: RUF001
+_WIDE = re.compile(f"[{_IDEOGRAPHS}\u3000-\u303f\uff00-\uffef]")
+_APOSTROPHE = re.compile(r"(?<=\w)['’ʻʼ‘](s\b)?")
 _ACCENT = re.compile("[\u0300-\u036f]")
 _MAX_TERM = 64
 _FUNCTION_WORDS = frozenset(
-    "a an and are as at be been but by can could did do does for from had has have he her his how i"
-    " if in into is it its may me my no not of on or our she should so such than that the their them"
-    " then there these they this those to was we were what when where which who whom whose why will"
-    " with would you your".split()
+    """
+    a an and are as at be been but by can could did do does for from had has have he her his how i
+    if in into is it its may me my no not of on or our she should so such than that the their them
+    then there these they this those to was we were what when where which who whom whose why will
+    with would you your
+    """.split()  # noqa: SIM905 - a list of strings is harder to read
 )
 _FUNCTION_CHARACTERS = frozenset(
     "的了吗呢吧啊呀么嘛是在和与及或有为什哪谁多少几怎样如何由被把将于以对从到向这那其他她它们我你您个就也都还又很之而并等请问"
@@ -62,7 +63,7 @@ def _terms(text: str) -> Iterator[tuple[str, bool]]:
             continue
         for character in piece:
             yield character, character not in _FUNCTION_CHARACTERS
-        for first, second in zip(piece, piece[1:], strict=False):
+        for first, second in pairwise(piece):
             telling = not (first in _FUNCTION_CHARACTERS and second in _FUNCTION_CHARACTERS)
             yield first + second, telling
 
@@ -79,11 +80,12 @@ def _folded(text: str) -> str:
 
 @lru_cache(maxsize=65_536)
 def _stem(word: str) -> str:
-    return _stemmer().stemWord(word)
+    stem: str = _stemmer().stemWord(word)
+    return stem
 
 
 @cache
-def _stemmer() -> EnglishStemmer:
+def _stemmer() -> Any:
     import snowballstemmer
 
     return snowballstemmer.stemmer("english")

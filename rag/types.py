@@ -5,7 +5,7 @@ All character offsets count Unicode code points into `Content.text`, half-open: 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -339,7 +339,7 @@ class ChatModel(Protocol):
         """Tokens of prompt and reply together."""
         ...
 
-    def chat(self, request: ChatRequest) -> AsyncIterator[Delta]: ...
+    def chat(self, request: ChatRequest) -> AsyncGenerator[Delta]: ...
 
     async def aclose(self) -> None: ...
 

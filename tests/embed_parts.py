@@ -1,4 +1,4 @@
-"""What the tests of the embedders share: a scripted server and a tiny sentence-transformers model."""
+"""Shared by the tests of the embedders: a scripted server, and a tiny model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from fakes import FakeEmbedder
+from tests.fakes import FakeEmbedder
 
 Script = Callable[[dict[str, Any]], tuple[int, Any]]
 
@@ -44,7 +44,7 @@ def embedding_server(script: Script = honest) -> Iterator[EmbeddingServer]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             described.requests.append(body)
-            described.headers.append(dict(self.headers))
+            described.headers.append({k.lower(): v for k, v in self.headers.items()})
             status, reply = described.script(body)
             raw = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
             self.send_response(status)
@@ -77,7 +77,7 @@ def write_tiny_model(folder: Path, *, seed: int = 0, prompts: dict[str, str] | N
     it: mean pooling, no normalisation, 32 tokens."""
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ":", *CHARACTERS, *WORDS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -21,7 +21,7 @@ from rag.wire import answer_json, event_json, hit_json
 
 router = APIRouter(tags=["questions"])
 
-_STREAM = {
+_STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
             "text/event-stream": {
@@ -89,9 +89,9 @@ async def _history(body: AskBody, engine: Engine) -> tuple[Message, ...]:
 
 
 async def _sent(
-    events: AsyncIterator[AnswerEvent], body: AskBody, engine: Engine
+    events: AsyncGenerator[AnswerEvent], body: AskBody, engine: Engine
 ) -> AsyncIterator[bytes]:
-    async with aclosing(events):  # type: ignore[type-var]
+    async with aclosing(events):
         async for event in events:
             name, data = event_json(event)
             if isinstance(event, Finished):
@@ -100,9 +100,9 @@ async def _sent(
             yield format_sse_event(event=name, data_str=json.dumps(data, ensure_ascii=False))
 
 
-async def _last(events: AsyncIterator[AnswerEvent]) -> AnswerEvent | None:
+async def _last(events: AsyncGenerator[AnswerEvent]) -> AnswerEvent | None:
     last: AnswerEvent | None = None
-    async with aclosing(events):  # type: ignore[type-var]
+    async with aclosing(events):
         async for event in events:
             last = event
     return last

@@ -26,7 +26,7 @@ def list_documents(
     knowledge_base: KnowledgeBase = DEFAULT,
     path: Annotated[list[str], Query()] = [],  # noqa: B006 - fastapi copies it
     tag: Annotated[list[str], Query()] = [],  # noqa: B006
-    type: Annotated[list[str], Query()] = [],  # noqa: A002, B006
+    type: Annotated[list[str], Query()] = [],  # noqa: B006
 ) -> dict[str, Any]:
     """The documents of a knowledge base, by name. One that was never filled is empty."""
     if knowledge_base not in engine.names():

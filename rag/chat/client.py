@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,9 @@ from rag.types import ChatRequest, Delta, Image, Message, Usage
 
 if TYPE_CHECKING:
     import openai
+
+
+_CONNECT_SECONDS = 10.0
 
 
 class OpenAIChat:
@@ -37,7 +40,6 @@ class OpenAIChat:
         context_window: int,
         timeout: float,
     ) -> None:
-        import httpx
         import openai
 
         self._openai = openai
@@ -48,7 +50,7 @@ class OpenAIChat:
         self._client = openai.AsyncOpenAI(
             api_key=api_key,
             base_url=base_url,
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+            timeout=openai.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
             max_retries=0,
         )
 
@@ -64,7 +66,7 @@ class OpenAIChat:
     def context_window(self) -> int:
         return self._context_window
 
-    async def chat(self, request: ChatRequest) -> AsyncIterator[Delta]:
+    async def chat(self, request: ChatRequest) -> AsyncGenerator[Delta]:
         body = self._body(request)
         if not request.stream:
             with self._translated(started=False):
@@ -108,8 +110,6 @@ class OpenAIChat:
     @contextmanager
     def _translated(self, *, started: bool) -> Iterator[None]:
         """The client's exceptions as ours; their texts may hold keys, so only fixed words pass."""
-        import httpx
-
         openai, name = self._openai, self._model
         try:
             yield
@@ -126,7 +126,7 @@ class OpenAIChat:
         except openai.NotFoundError:
             raise ModelRequestError(
                 f"{name}: the server knows no such model or path (404).",
-                "Check RAG_MODEL, and that OPENAI_BASE_URL ends as the provider says, often in /v1.",
+                "Check RAG_MODEL, and the path of OPENAI_BASE_URL, which often ends in /v1.",
             ) from None
         except openai.RateLimitError:
             raise ModelBusyError(
@@ -136,9 +136,7 @@ class OpenAIChat:
             raise self._too_slow(started) from None
         except openai.APIStatusError as error:
             raise self._status(error) from None
-        except (openai.APIConnectionError, httpx.TransportError) as error:
-            if isinstance(error, httpx.TimeoutException):
-                raise self._too_slow(started) from None
+        except openai.APIConnectionError:
             if started:
                 raise ModelStreamError(
                     f"{name}: the connection broke in the middle of the answer.", "Ask again."
@@ -147,14 +145,7 @@ class OpenAIChat:
                 f"{name}: the server {self._host()} cannot be reached.",
                 "Check OPENAI_BASE_URL and the network.",
             ) from None
-        except (
-            openai.APIError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            IndexError,
-        ) as error:
+        except (openai.APIError, ValueError, TypeError, AttributeError, LookupError) as error:
             # A server that does not keep to the format surfaces as any of these.
             raise ModelStreamError(
                 f"{name}: the server's reply is not in the OpenAI format ({type(error).__name__}).",

@@ -21,6 +21,8 @@ _BATCH = 8  # on a CPU padding costs more than batching gains
 _E5 = re.compile(r"(^|[-_])e5-(small|base|large)(?!.*instruct)", re.IGNORECASE)
 _BGE_ZH = re.compile(r"bge-(small|base|large)-zh", re.IGNORECASE)
 _M3E = re.compile(r"(^|[-_])m3e", re.IGNORECASE)
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_FETCH_AGAIN = "The folder is not whole, or not a sentence-transformers model: fetch it again."
 _BGE_ZH_QUERY = "为这个句子生成表示以用于检索相关文章："
 
 
@@ -112,6 +114,11 @@ def prefixes_for(model: str, prompts: Mapping[str, str | None]) -> tuple[str, st
 
 
 def _load(model: str, folder: Path, threads: int) -> Any:
+    if not any(any(folder.rglob(name)) for name in _VOCABULARIES):
+        # transformers would make up an empty tokenizer, to which every text is the same.
+        raise EmbedderUnavailableError(
+            f"{model} in {folder} cannot be loaded (it has no tokenizer).", _FETCH_AGAIN
+        )
     import torch
     import transformers
     from sentence_transformers import SentenceTransformer
@@ -124,7 +131,7 @@ def _load(model: str, folder: Path, threads: int) -> Any:
     except Exception as error:  # a damaged folder fails in any of half a dozen libraries
         raise EmbedderUnavailableError(
             f"{model} in {folder} cannot be loaded ({type(error).__name__}: {error}).",
-            "The folder is not whole, or not a sentence-transformers model: fetch it again.",
+            _FETCH_AGAIN,
         ) from error
     loaded.default_prompt_name = None  # prefixes are ours to put, and part of the fingerprint
     return loaded

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rag.types import Element, ElementKind
 
 CELL_SEPARATOR = " | "
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Soft hyphen, zero-width space and no-break space: they split words for a search, not for a reader.
 _INVISIBLE = {0x00AD: None, 0x200B: None, 0xFEFF: None}
 
@@ -105,9 +107,7 @@ def row_line(cells: Sequence[str]) -> str:
 
 def clean(text: str) -> str:
     """NUL and lone surrogates, which neither databases nor UTF-8 take, replaced one for one."""
-    if "\0" not in text and text.isascii():
-        return text
-    return "".join("\ufffd" if c == "\0" or "\ud800" <= c <= "\udfff" else c for c in text)
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:

@@ -22,6 +22,7 @@ _CANDIDATES = ("gb18030", "cp950", "big5hkscs", "utf-16-le", "utf-16-be")
 _SAMPLE_BYTES = 65_536  # even, so that it cuts no UTF-16 unit
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MAX_CONTROL_SHARE = 0.05
+_FEW = 3
 _MAX_BROKEN_SHARE = 0.02
 _SURE, _ENOUGH = 1.8, 4  # this weight for this many characters: accents never get there
 
@@ -51,9 +52,8 @@ def decode(data: bytes, name: str) -> str:
     is read as Windows-1252. Raises DamagedFileError for bytes that are no text at all.
     """
     text = _decoded(data)
-    if len(_CONTROL.findall(text[:_SAMPLE_BYTES])) > _MAX_CONTROL_SHARE * min(
-        len(text), _SAMPLE_BYTES
-    ):
+    sample = text[:_SAMPLE_BYTES]
+    if len(_CONTROL.findall(sample)) > max(_FEW, _MAX_CONTROL_SHARE * len(sample)):
         raise DamagedFileError(
             f"{name} is not text: it holds binary data.",
             "Give it the extension of what it is, or leave it out.",
@@ -63,12 +63,12 @@ def decode(data: bytes, name: str) -> str:
 
 def encoding_of(data: bytes) -> str:
     """The Python name of the encoding that `decode` would choose for bytes without a mark."""
-    if _is_utf8(data):
-        # A letter of ASCII in UTF-16 is that letter and a zero byte, which is UTF-8 as well.
-        return _by_zero_bytes(data) or "utf-8"
-    if _mostly_utf8(data):
+    # A letter of ASCII in UTF-16 is that letter and a zero byte, which is UTF-8 as well.
+    if encoding := _by_zero_bytes(data):
+        return encoding
+    if _is_utf8(data) or _mostly_utf8(data):
         return "utf-8"
-    best = _by_zero_bytes(data) or _best(data, _CANDIDATES)
+    best = _best(data, _CANDIDATES)
     score = _score(data, best)
     if _looks_western(data):
         return best if score.foreign > _SURE and score.characters >= _ENOUGH else "cp1252"

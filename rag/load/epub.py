@@ -58,7 +58,9 @@ def _package_path(archive: zipfile.ZipFile, name: str) -> str:
     rootfile = _xml(archive, "META-INF/container.xml").find(".//{*}rootfile")
     path = "" if rootfile is None else rootfile.get("full-path") or ""
     if path not in archive.NameToInfo:
-        raise DamagedFileError(f"{name} is damaged: it has no table of its chapters.")
+        raise DamagedFileError(
+            f"{name} is damaged: it has no list of its chapters.", "Get another copy of it."
+        )
     return path
 
 

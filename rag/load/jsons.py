@@ -103,4 +103,7 @@ def _skip(text: str, position: int) -> int:
 
 
 def _damaged(name: str, line: int, column: int, reason: str) -> DamagedFileError:
-    return DamagedFileError(f"{name} is not valid JSON: {reason} at line {line} column {column}.")
+    return DamagedFileError(
+        f"{name} is not valid JSON: {reason} at line {line} column {column}.",
+        "Mend that place, or give the file the extension txt.",
+    )

@@ -29,7 +29,10 @@ def read(data: bytes, name: str) -> Parsed:
     data = _MISLABELLED.sub(b"=?gb18030?", data)
     message = email.message_from_bytes(data, policy=email.policy.default)
     if not any(message.get(header) for header in (*_SHOWN, "Subject", "Received", "Content-Type")):
-        raise DamagedFileError(f"{name} is not an e-mail: it has none of its headers.")
+        raise DamagedFileError(
+            f"{name} is not an e-mail: it has none of its headers.",
+            "Save it again from the mail program, as eml.",
+        )
     subject = " ".join(str(message.get("Subject") or "").split())
     builder = Builder()
     builder.heading(subject, 0)

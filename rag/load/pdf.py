@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from rag.load.plain import chapter_level
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument, PdfTextPage
 
+_pdfium = threading.Lock()  # PDFium must not be used by two threads at once
 _CJK = r"\u2e80-\u30ff\u3400-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"
 _CJK_END = re.compile(rf"[{_CJK}，。、；：！？”’）】》…—]$")
 _CJK_START = re.compile(rf"[{_CJK}“‘（【《…—]")
@@ -37,21 +39,28 @@ _JUNK_TITLE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One printed line in points; `size` is that of its first character, 0 if unknown."""
+    """One line as pdfium tells it, in points; `size` is that of its first character, 0 if unknown.
+
+    pdfium joins lines at a hyphen, so `right` and `bottom`, those of the last character, may be of
+    another printed line than `left` and `first_bottom`, those of the first.
+    """
 
     text: str
     left: float = 0.0
     right: float = 0.0
+    first_bottom: float = 0.0
     bottom: float = 0.0
     size: float = 0.0
 
 
 def read(data: bytes, name: str) -> Parsed:
     """Raises EncryptedFileError, DamagedFileError, and EmptyFileError for a scan without text."""
-    pages, title = _read_pages(data, name)
+    with _pdfium:
+        pages, title = _read_pages(data, name)
     if not any(line.text for lines in pages for line in lines):
+        count = f"{len(pages)} pages" if len(pages) != 1 else "only page"
         raise EmptyFileError(
-            f"No text found on the {len(pages)} pages of {name}; it is probably scanned.",
+            f"No text found on the {count} of {name}; it is probably scanned.",
             "Run it through OCR first.",
         )
     levels = _heading_levels(line for lines in pages for line in lines)
@@ -135,13 +144,13 @@ def _boxed(text_page: PdfTextPage, text: str, first: int, last: int) -> _Line:
     count = text_page.count_chars()
     if not 0 <= first < count or not 0 <= last < count:
         return _Line(text)
-    left, bottom, _, top = text_page.get_charbox(first, loose=True)
-    right = text_page.get_charbox(last, loose=True)[2]
-    height = max(0.0, top - bottom)
+    left, first_bottom, _, top = text_page.get_charbox(first, loose=True)
+    _, bottom, right, _ = text_page.get_charbox(last, loose=True)
+    height = max(0.0, top - first_bottom)
     size = raw.FPDFText_GetFontSize(text_page, first)
     # Some programs write size 1 and scale the page; then only the box tells.
     told = 0.6 * height <= size <= 1.7 * height
-    return _Line(text, left, max(left, right), bottom, size if told else height)
+    return _Line(text, left, right, first_bottom, bottom, size if told else height)
 
 
 def _paragraphs(lines: Sequence[_Line]) -> Iterator[list[_Line]]:
@@ -161,9 +170,9 @@ def _paragraphs(lines: Sequence[_Line]) -> Iterator[list[_Line]]:
 def _usual_pitch(lines: Sequence[_Line]) -> float:
     """The distance from line to line that is most common on the page, in heights of a line."""
     steps = Counter(
-        round((above.bottom - below.bottom) / below.size, 1)
+        round((above.bottom - below.first_bottom) / below.size, 1)
         for above, below in pairwise(lines)
-        if below.size and above.size and above.bottom > below.bottom
+        if below.size and above.size and above.bottom > below.first_bottom
     )
     usual = [step for step, _ in steps.most_common(1)]
     return min(usual[0], 2.5) if usual else 1.5
@@ -177,7 +186,8 @@ def _right_margins(lines: Sequence[_Line]) -> dict[int, float]:
         for column in (_column(line) - 1, _column(line), _column(line) + 1):
             reaches.setdefault(column, []).append(line.right)
     return {
-        column: sorted(reach, reverse=True)[len(reach) // 5] for column, reach in reaches.items()
+        column: sorted(reach, reverse=True)[(len(reach) - 1) // 5]
+        for column, reach in reaches.items()
     }
 
 
@@ -196,7 +206,7 @@ def _breaks(above: _Line, line: _Line, pitch: float, margins: dict[int, float]) 
     larger, smaller = max(above.size, line.size), min(above.size, line.size)
     if larger > smaller * 1.15:
         return True
-    step = above.bottom - line.bottom
+    step = above.bottom - line.first_bottom
     if abs(step) < 0.4 * line.size:
         return False  # the same printed line, in two pieces
     if step < 0 or step > (pitch + 0.35) * line.size:

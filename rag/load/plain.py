@@ -10,7 +10,7 @@ from rag.types import Element
 
 _NUMERAL = r"[一二三四五六七八九十百千零〇两0-9０-９]{1,7}"
 _CHAPTER = re.compile(rf"第{_NUMERAL}([编部卷篇章回节])(?=([\s　:：]|$)?)")
-_LISTED = re.compile(r"[一二三四五六七八九十]{1,3}、\S")
+_LISTED = re.compile(r"[一二三四五六七八九十]{1,3}、\S[^，,]*")
 _DECIMAL = re.compile(r"(\d{1,2}(?:\.\d{1,2}){1,4})\.?[ \t　]+(?=.*[^\W\d_])")
 _ENGLISH = re.compile(r"(Part|Chapter|Section|Appendix) (\d{1,3}|[IVXLC]{1,6}|[A-Z])\b")
 _CAPITALS = re.compile(r"\d{1,2}(\.\d{1,2})*\.? [^a-z]*[A-Z]{3}[^a-z]*")
@@ -84,7 +84,7 @@ def _heading_level(line: str, below: str) -> int:
         return 2
     if not below:
         return 0
-    if _LISTED.match(line) and not _LISTED.match(below):
+    if _LISTED.fullmatch(line) and not _LISTED.match(below):
         return _LISTED_LEVEL
     decimal = _DECIMAL.match(line)
     if decimal and not _SENTENCE.search(line[decimal.end() :]):

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from openpyxl.cell.cell import Cell  # type: ignore[import-untyped]
     from openpyxl.worksheet.worksheet import Worksheet  # type: ignore[import-untyped]
 
-# Beyond this many bytes a sheet is streamed, and merged cells stay as they are stored.
+# Beyond either, a file is streamed, and merged cells stay as they are stored. One cell in the last
+# row and column would span a grid of 17,000,000,000.
 _STREAM_FROM_BYTES = 20 * 2**20
+_MAX_GRID = 2_000_000
 _CURRENCY = re.compile("[¥￥$€£元](?!-)")
 _MAX_FILLED_CELLS = 100_000
 
@@ -32,6 +34,11 @@ def read(data: bytes) -> Parsed:
 
     streamed = len(data) > _STREAM_FROM_BYTES
     book = openpyxl.load_workbook(io.BytesIO(data), data_only=True, read_only=streamed)
+    if any(
+        sheet.max_row * sheet.max_column > _MAX_GRID for sheet in book.worksheets if not streamed
+    ):
+        streamed = True
+        book = openpyxl.load_workbook(io.BytesIO(data), data_only=True, read_only=True)
     builder = Builder()
     try:
         for sheet in book.worksheets:
@@ -72,9 +79,10 @@ def _merged_values(sheet: Worksheet) -> dict[tuple[int, int], str]:
 
 def _add_rows(builder: Builder, rows: Sequence[Sequence[str]]) -> None:
     """Where the sheet has a table of several columns, a row with one cell is text if it stands
-    above the header or below an empty row: a title or a note. Any other row is a row."""
+    above the header or below an empty row: a title or a note. Any other row is a row. Columns that
+    are empty in all rows are left out."""
     filled = [sum(map(bool, row)) for row in rows]
-    margin = min(next(i for i, cell in enumerate(row) if cell) for row in rows if any(row))
+    used = sorted({i for row in rows for i, cell in enumerate(row) if cell})
     wide = max(filled) > 1
     kind: ElementKind = "header"
     apart = True
@@ -84,7 +92,7 @@ def _add_rows(builder: Builder, rows: Sequence[Sequence[str]]) -> None:
         elif wide and cells == 1 and (apart or kind == "header"):
             builder.text(row_line([cell for cell in row if cell]))
         else:
-            builder.row(row_line(row[margin:]), kind)
+            builder.row(row_line([row[i] for i in used if i < len(row)]), kind)
             kind, apart = "row", False
 
 
@@ -122,7 +130,8 @@ def _shown_number(value: float, number_format: str) -> str:
     text = f"{value:{grouping}.{decimals}f}"
     currency = _CURRENCY.search(number_format)
     if currency:
-        return f"{text}元" if currency[0] == "元" else f"{currency[0]}{text}"
+        sign, text = ("-", text[1:]) if text.startswith("-") else ("", text)
+        return f"{sign}{text}元" if currency[0] == "元" else f"{sign}{currency[0]}{text}"
     return f"{text}%" if "%" in section else text
 
 

@@ -28,6 +28,7 @@ _TRANSPARENT = {
     "fieldset": "div", "legend": "p", "label": "span", "dialog": "div",
 }  # fmt: skip
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_MAX_SPAN = 100
 _KEEP_BREAKS = {"pre", "textarea", "script", "style"}
 _BLOCKS = {"p", "div", "li", "dd", "dt", "blockquote", "section", "article"}
 _BLOCKS |= {"h1", "h2", "h3", "h4", "h5", "h6"}
@@ -82,7 +83,8 @@ def _put_in_order(node: HtmlElement) -> None:
     if node.getparent() is not None and _is_hidden(node):
         node.drop_tree()
         return
-    node.tag = _TRANSPARENT.get(node.tag, node.tag)
+    if node.tag in _TRANSPARENT:
+        node.tag = _TRANSPARENT[node.tag]
     if node.tag == "table":
         if _is_layout(node):
             _unfold(node)
@@ -95,7 +97,7 @@ def _put_in_order(node: HtmlElement) -> None:
         node.text = _without_breaks(node.text)
     if node.getparent() is not None and node.getparent().tag not in _KEEP_BREAKS:
         node.tail = _without_breaks(node.tail)
-    if node.tag in _BLOCKS and len(node.text_content().strip()) == 1:
+    if node.tag in _BLOCKS and len(node) <= 1 and len(node.text_content().strip()) == 1:
         node.text = (node.text or "") + STAND_IN
 
 
@@ -120,7 +122,7 @@ def _unfold(table: HtmlElement) -> None:
 
 def _lift_captions(table: HtmlElement) -> None:
     for caption in table.xpath("./caption"):
-        caption.drop_tag() if table.getparent() is None else table.addprevious(caption)
+        table.addprevious(caption)
         caption.tag, caption.tail = "p", None
 
 
@@ -130,7 +132,7 @@ def _repeat_spanned_cells(table: HtmlElement) -> None:
     for index, row in enumerate(rows):
         for column, cell in enumerate(list(row)):
             span = cell.get("rowspan", "")
-            height = int(span) if span.isdecimal() and len(span) < 4 else 1
+            height = min(int(span), _MAX_SPAN) if span.isdecimal() and len(span) < 6 else 1
             for below in rows[index + 1 : index + height]:
                 below.insert(min(column, len(below)), _copy_of(cell))
 

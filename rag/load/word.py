@@ -29,11 +29,12 @@ _NAMED_HEADING = re.compile(r"(?:标题|heading)\s*([1-9])$", re.IGNORECASE)
 
 
 def read(data: bytes) -> Parsed:
-    tame_unstructured()
     import docx
-    from unstructured.partition.docx import partition_docx
 
     document = docx.Document(io.BytesIO(data))
+    tame_unstructured()
+    from unstructured.partition.docx import partition_docx
+
     if _put_in_order(document):
         file = io.BytesIO()
         document.save(file)

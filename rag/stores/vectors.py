@@ -150,7 +150,7 @@ def search_index(
             share = max(float(keep.mean()), 1e-6)
             probes = min(base.index.nlist, int(probes / share) + 1)
         options["nprobe"] = probes
-        parameters = faiss.SearchParametersIVF(**options)
+        parameters: Any = faiss.SearchParametersIVF(**options)
     else:
         parameters = faiss.SearchParameters(**options)
     scores, positions = base.index.search(vectors, limit, params=parameters)
@@ -168,10 +168,10 @@ def build_base(ids: Ids, vectors: Matrix, generation: int) -> Base:
 
     dimension = vectors.shape[1]
     if len(ids) <= EXACT_LIMIT:
-        index = faiss.IndexFlatIP(dimension)
-        return Base(_mapped(index, ids, vectors), index, ids, generation, exact=True)
+        flat = faiss.IndexFlatIP(dimension)
+        return Base(_mapped(flat, ids, vectors), flat, ids, generation, exact=True)
     lists = 1 << int(np.log2(4 * np.sqrt(len(ids))))
-    index = faiss.index_factory(dimension, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(dimension, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = 1
     generator = np.random.default_rng(1)
     index.train(vectors[generator.choice(len(ids), min(len(ids), lists * 40), replace=False)])
@@ -191,10 +191,10 @@ def _mapped(index: Any, ids: Ids, vectors: Matrix) -> Any:
 def _choose_probes(base: Base, vectors: Matrix, generator: np.random.Generator) -> None:
     import numpy as np
 
-    sample = vectors[generator.choice(len(vectors), 100, replace=False)]
+    chosen = vectors[generator.choice(len(vectors), 100, replace=False)]
     # A stored vector would find itself in its own list: questions lie beside, not on, the chunks.
-    sample = sample + generator.normal(0, 0.5 / np.sqrt(sample.shape[1]), sample.shape)
-    sample = (sample / np.linalg.norm(sample, axis=1, keepdims=True)).astype(np.float32)
+    beside = chosen + generator.normal(0, 0.5 / np.sqrt(chosen.shape[1]), chosen.shape)
+    sample = (beside / np.linalg.norm(beside, axis=1, keepdims=True)).astype(np.float32)
     truth = np.argpartition(-(sample @ vectors.T), 10, axis=1)[:, :10]
     base.index.nprobe = 4
     while base.index.nprobe < base.index.nlist:
@@ -225,7 +225,7 @@ def load_base(path: Path, generation: int, dimension: int) -> Base | None:
     import numpy as np
 
     try:
-        mapped = faiss.read_index(str(path))
+        mapped: Any = faiss.read_index(str(path))
         index = faiss.downcast_index(mapped.index)
         ids = faiss.vector_to_array(mapped.id_map).astype(np.int64)
     except (RuntimeError, AttributeError):
