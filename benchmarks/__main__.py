@@ -47,7 +47,9 @@ def _arguments() -> argparse.Namespace:
     given = parser.parse_args()
     unknown = set(given.names) - set(NAMES)
     if unknown:
-        parser.error(f"there is no figure {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        parser.error(
+            f"there is no figure {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}"
+        )
     return given
 
 

@@ -13,7 +13,27 @@ from benchmarks.options import Options
 
 _SEED = 7
 _WORDS = 12_000
-_SYLLABLES = "ba con der fi gra hel in jor ka lo men nu or pra qui ren sto ta ul ver wo xen yl za".split()
+_SYLLABLES = (
+    "ba",
+    "con",
+    "der",
+    "fi",
+    "gra",
+    "hel",
+    "in",
+    "jor",
+    "ka",
+    "lo",
+    "men",
+    "nu",
+    "or",
+    "pra",
+    "qui",
+    "ren",
+    "sto",
+    "ta",
+    "ul",
+)
 _PLACEMENT = (2, 3)  # characters of a Chinese word, syllables of an English one
 
 

@@ -15,8 +15,8 @@ from rag.types import Chunk, Document, Element
 
 @cache
 def built(options: Options, count: int) -> Path:
-    """The folder of a store of `count` documents of one chunk each, its caches up to date."""
-    folder = options.work / f"store-{count}"
+    """The folder of a knowledge base of `count` documents of one chunk each, up to date."""
+    folder = options.work / "indexes" / f"size-{count}"
     passages, vectors = texts(options, count), passage_vectors(options, count)
     store = EmbeddedStore(folder)
     with watched() as writing, store.writer(embedder().fingerprint) as writer:

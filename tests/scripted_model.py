@@ -17,6 +17,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -172,10 +173,8 @@ class ScriptedModel:
 
 
 def _hang_up(client: socket.socket) -> None:
-    try:
+    with suppress(OSError):  # the client may have been first
         client.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
     client.close()
 
 

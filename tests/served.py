@@ -10,7 +10,10 @@ from contextlib import contextmanager
 import uvicorn
 
 from api.app import create_app
+from rag.config import Settings
+from rag.embed import Choice
 from rag.engine import Engine
+from tests.fakes import FakeEmbedder
 from tests.scripted_model import DEADLINE
 
 
@@ -41,3 +44,23 @@ def served(engine: Engine) -> Iterator[str]:
         thread.join(DEADLINE)
         listener.close()
         assert not thread.is_alive()
+
+
+KEY = "sk-loopback-0123456789"
+FILES = {
+    "hr/leave.md": "# Annual leave\n\nStaff with ten years of service have 15 days of annual leave."
+    "\n\n## Carrying over\n\nUnused days expire on 31 March.\n",
+    "hr/年假.md": "# 年假\n\n𠮷野同事🏖️说：工作满十年的员工有十五天年假。\n",
+    "it/travel.txt": "A hotel in Shanghai costs at most 650 a night.\n",
+}
+
+
+def scripted_settings(settings: Settings, url: str, **more: object) -> Settings:
+    """These settings, with the scripted model as the chat model."""
+    given = {"model": "scripted", "openai_api_key": KEY, "openai_base_url": url}
+    return Settings(**settings.model_dump(exclude_unset=True) | given | more)  # type: ignore[arg-type]
+
+
+def fake_engine(settings: Settings) -> Engine:
+    embedder = FakeEmbedder()
+    return Engine(settings, choose=lambda *_: Choice(embedder, "a fake, for tests"))

@@ -115,6 +115,12 @@ def test_larger_type_makes_headings_by_rank_and_pages_are_counted() -> None:
     assert {e.page for e in content.elements} == {1, 2}
 
 
+def test_headings_of_one_size_are_ranked_by_their_numbers() -> None:
+    body = ["The body of this document is set in eleven points and goes on for some time here."] * 9
+    page = [(72, 760, 15, "3 Installation"), (72, 730, 15, "3.1 Mounting"), *lines(body, size=11)]
+    assert read(pdf([page])).elements[-1].heading == ("3 Installation", "3.1 Mounting")
+
+
 def test_large_type_that_is_most_of_the_text_makes_no_headings() -> None:
     page = [
         (72, 700, 20, "Everything on this page"),

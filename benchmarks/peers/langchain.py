@@ -26,7 +26,7 @@ def build(texts: Sequence[str], vectors: Matrix) -> Callable[[str, Vector, int],
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
             raise NotImplementedError
 
-        def embed_query(self, text: str) -> list[float]:
+        def embed_query(self, _text: str) -> list[float]:
             return self.current
 
     given = Given()

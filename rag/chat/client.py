@@ -78,15 +78,16 @@ class OpenAIChat:
             stream = await self._client.chat.completions.create(
                 **body, stream=True, stream_options={"include_usage": True}
             )
-        started = False
+        begun = finished = False
         async with stream:
             with self._translated(started=True):
-                finished = False
                 async for part in stream:
                     delta = _piece(part)
+                    begun = True
                     finished = finished or delta.finish_reason is not None
-                    started = started or bool(delta.text)
                     yield delta
+        if not begun:
+            raise self._foreign("no events")
         if not finished:
             raise ModelStreamError(
                 f"{self._model} stopped in the middle of its answer.", "Ask again."
@@ -99,8 +100,9 @@ class OpenAIChat:
         body: dict[str, Any] = {
             "model": self._model,
             "messages": [_message(m) for m in request.messages],
-            **request.extra,
         }
+        if request.extra:
+            body["extra_body"] = dict(request.extra)
         if request.temperature is not None:
             body["temperature"] = request.temperature
         if request.max_tokens is not None:
@@ -145,12 +147,21 @@ class OpenAIChat:
                 f"{name}: the server {self._host()} cannot be reached.",
                 "Check OPENAI_BASE_URL and the network.",
             ) from None
-        except (openai.APIError, ValueError, TypeError, AttributeError, LookupError) as error:
-            # A server that does not keep to the format surfaces as any of these.
+        except openai.APIResponseValidationError as error:
+            raise self._foreign(type(error).__name__) from None
+        except openai.APIError:
             raise ModelStreamError(
-                f"{name}: the server's reply is not in the OpenAI format ({type(error).__name__}).",
-                "Check that OPENAI_BASE_URL names an OpenAI-compatible server.",
+                f"{name}: the server reported an error in the middle of the answer.", "Ask again."
             ) from None
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            # A server that does not keep to the format surfaces as any of these.
+            raise self._foreign(type(error).__name__) from None
+
+    def _foreign(self, how: str) -> ModelError:
+        return ModelStreamError(
+            f"{self._model}: the server's reply is not in the OpenAI format ({how}).",
+            "Check that OPENAI_BASE_URL names an OpenAI-compatible server.",
+        )
 
     def _too_slow(self, started: bool) -> ModelError:
         kind = ModelStreamError if started else ModelUnavailableError

@@ -73,7 +73,7 @@ def read(data: bytes, name: str) -> Parsed:
             if not levels and len(paragraph) == 1:
                 level = chapter_level(text)
             if level and len(paragraph) <= 2 and _is_heading(text):
-                builder.heading(text, level)
+                builder.heading(text, 10 * level + _depth(text))
             else:
                 builder.text(text)
     return builder.parsed(title)
@@ -250,6 +250,12 @@ def _heading_levels(lines: Iterable[_Line]) -> dict[float, int]:
     if not body or sum(characters[size] for size in large) > _MAX_HEADING_SHARE * total:
         return {}
     return {size: level for level, size in enumerate(sorted(large, reverse=True), 1)}
+
+
+def _depth(heading: str) -> int:
+    """2 for `3.1.2 Mounting`: headings of one size may still be numbered by level."""
+    number = re.match(r"\d{1,2}(?:\.\d{1,2}){1,4}(?=\s)", heading)
+    return number[0].count(".") if number else 0
 
 
 def _rounded(size: float) -> float:

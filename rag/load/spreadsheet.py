@@ -1,7 +1,7 @@
 """XLSX by openpyxl.
 
-`unstructured` reads sheets through pandas, which turns whole numbers beside an empty cell into
-floats, cuts decimals and prints dates with a midnight; here a cell says what Excel shows.
+`unstructured` reads sheets through pandas, which rounds decimals to six places (0.000000001 becomes
+0.0) and prints dates with a midnight; here a cell says what Excel shows.
 """
 
 from __future__ import annotations

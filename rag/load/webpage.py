@@ -28,7 +28,7 @@ _TRANSPARENT = {
     "fieldset": "div", "legend": "p", "label": "span", "dialog": "div",
 }  # fmt: skip
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
-_MAX_SPAN = 100
+_MAX_COPIES = 10
 _KEEP_BREAKS = {"pre", "textarea", "script", "style"}
 _BLOCKS = {"p", "div", "li", "dd", "dt", "blockquote", "section", "article"}
 _BLOCKS |= {"h1", "h2", "h3", "h4", "h5", "h6"}
@@ -127,14 +127,20 @@ def _lift_captions(table: HtmlElement) -> None:
 
 
 def _repeat_spanned_cells(table: HtmlElement) -> None:
-    """A cell that spans rows is put into each of them, in its column."""
+    """A cell that spans rows is put into each of them, in its column; not in a table that would
+    become many times larger by it."""
     rows = table.xpath("./tr | ./thead/tr | ./tbody/tr | ./tfoot/tr")
+    if sum(_height(cell) - 1 for row in rows for cell in row) > _MAX_COPIES * len(rows):
+        return
     for index, row in enumerate(rows):
         for column, cell in enumerate(list(row)):
-            span = cell.get("rowspan", "")
-            height = min(int(span), _MAX_SPAN) if span.isdecimal() and len(span) < 6 else 1
-            for below in rows[index + 1 : index + height]:
+            for below in rows[index + 1 : index + _height(cell)]:
                 below.insert(min(column, len(below)), _copy_of(cell))
+
+
+def _height(cell: HtmlElement) -> int:
+    span = cell.get("rowspan", "")
+    return int(span) if span.isdecimal() and len(span) < 6 else 1
 
 
 def _copy_of(cell: HtmlElement) -> HtmlElement:

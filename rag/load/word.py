@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,7 @@ def _put_in_order(document: Document) -> bool:
 def _name_heading_styles(document: Document) -> bool:
     """A style with an outline level gets the name of the heading of that level."""
     changed = False
+    by_id = {style.get(_WORD + "styleId"): style for style in document.styles.element}
     for style in document.styles.element.iterchildren(_WORD + "style"):
         name = style.find(_WORD + "name")
         if name is None or style.get(_WORD + "type") != "paragraph":
@@ -106,16 +107,15 @@ def _name_heading_styles(document: Document) -> bool:
         if re.match(r"(heading \d|title|subtitle|toc)", current, re.IGNORECASE):
             continue
         named = _NAMED_HEADING.match(current)
-        level = int(named[1]) if named else _style_level(document, style)
+        level = int(named[1]) if named else _style_level(style, by_id)
         if level:
             name.set(_WORD + "val", f"heading {level}")
             changed = True
     return changed
 
 
-def _style_level(document: Document, style: Any) -> int:
+def _style_level(style: Any, by_id: Mapping[str, Any]) -> int:
     """1 to 9 by the nearest outline level in the chain of styles, 0 for body text."""
-    by_id = {s.get(_WORD + "styleId"): s for s in document.styles.element}
     seen: set[int] = set()
     while style is not None and id(style) not in seen:
         seen.add(id(style))

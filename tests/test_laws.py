@@ -1,0 +1,120 @@
+"""The laws of the house that can be read off the source. CONTRIBUTING.md tells them in words."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From the ground up; a room may use the floors below it, never its own floor or one above.
+FLOORS = (
+    ("rag", "rag.errors", "rag.types", "rag.config", "rag.text"),
+    (
+        "rag.load",
+        "rag.split",
+        "rag.embed",
+        "rag.stores",
+        "rag.prompt",
+        "rag.citations",
+        "rag.extract",
+        "rag.calibrate",
+        "rag.images",
+        "rag.chat",
+        "rag.sessions",
+        "rag.wire",
+    ),
+    ("rag.ingest", "rag.retrieve"),
+    ("rag.files", "rag.answer", "rag.langchain"),
+    ("rag.engine",),
+    ("rag.evaluate", "rag.doctor"),
+    ("rag.console", "api.schemas", "api.problems", "api.dependencies"),
+    ("rag.cli", "api.routes"),
+    ("api.app",),
+    ("rag.__main__", "api"),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+GROUND = 0
+
+# On the ground floor even these stand in order.
+GROUND_ORDER = ("rag", "rag.errors", "rag.text", "rag.types", "rag.config")
+
+PARTS = sorted((*(ROOT / "rag").rglob("*.py"), *(ROOT / "api").rglob("*.py")))
+WEB_AND_METRICS = {"fastapi", "starlette", "uvicorn", "prometheus_client"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """`rag.stores.vectors` is part of the room `rag.stores`."""
+    while module not in FLOOR:
+        if "." not in module:
+            pytest.fail(f"{module} has no floor: give it one here and in CONTRIBUTING.md")
+        module = module.rpartition(".")[0]
+    return module
+
+
+def imports_of(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written in full"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield node, whole if is_module(whole) else str(node.module)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def ours(name: str) -> bool:
+    return name.split(".")[0] in ("rag", "api")
+
+
+@pytest.mark.parametrize("path", PARTS, ids=name_of)
+def test_imports_run_one_way(path: Path) -> None:
+    room = room_of(name_of(path))
+    for _, name in imports_of(ast.parse(path.read_text())):
+        if not ours(name) or room_of(name) == room:
+            continue
+        used = room_of(name)
+        if FLOOR[room] == FLOOR[used] == GROUND:
+            assert GROUND_ORDER.index(used) < GROUND_ORDER.index(room), f"{room} uses {used}"
+        else:
+            assert FLOOR[used] < FLOOR[room], f"{room} uses {used}, which is not below it"
+
+
+@pytest.mark.parametrize("path", PARTS, ids=name_of)
+def test_no_import_of_the_project_hides_in_a_function(path: Path) -> None:
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            hidden = [name for _, name in imports_of(function) if ours(name)]
+            assert not hidden, f"{function.name} imports {hidden}"
+
+
+@pytest.mark.parametrize("path", [p for p in PARTS if name_of(p).startswith("rag")], ids=name_of)
+def test_the_library_knows_neither_the_server_nor_the_metrics(path: Path) -> None:
+    tops = {name.split(".")[0] for _, name in imports_of(ast.parse(path.read_text()))}
+    assert not tops & (WEB_AND_METRICS | {"api"}) or name_of(path) == "rag.cli", tops
+
+
+def test_only_the_command_line_starts_the_server() -> None:
+    tops = {
+        name.split(".")[0] for _, name in imports_of(ast.parse((ROOT / "rag/cli.py").read_text()))
+    }
+    assert tops & (WEB_AND_METRICS | {"api"}) == {"uvicorn"}
+
+
+def test_an_import_upwards_would_be_found() -> None:
+    tree = ast.parse("from rag.engine import Engine\nfrom rag import errors")
+    assert [name for _, name in imports_of(tree)] == ["rag.engine", "rag.errors"]
+    assert FLOOR[room_of("rag.engine")] > FLOOR[room_of("rag.stores.vectors")]
