@@ -30,6 +30,12 @@ _STATUS: tuple[tuple[type[errors.RagError], int], ...] = (
 _CODES = {kind.code: status for kind, status in reversed(_STATUS)}
 
 
+# What is told of a bug: nothing, for its words may hold anything.
+INTERNAL = Failed(
+    "internal", "The server made a mistake.", "Its log tells more; please report it.", False
+)
+
+
 class Problem(BaseModel):
     """What went wrong, what to do next, and whether trying again may help."""
 
@@ -76,6 +82,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_request: Request, error: HTTPException) -> JSONResponse:
         return _response(error.status_code, "http", f"{error.detail}.", "See /docs.", False)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_request: Request, _error: Exception) -> JSONResponse:
+        return failed_response(INTERNAL)  # the server's log has the traceback
 
 
 def _response(status: int, code: str, message: str, hint: str, retryable: bool) -> JSONResponse:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from rag.engine import DEFAULT
 from rag.types import Filters, Message
 
 _QUESTION = "How many days of annual leave do I have after ten years?"
+
+
+def _whole(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds half a character")
+    return text
+
+
+# JSON can spell half of a surrogate pair, which no encoder takes.
+Text = Annotated[str, AfterValidator(_whole)]
 
 
 class _Request(BaseModel):
@@ -35,7 +45,7 @@ class FiltersBody(_Request):
 
 class Turn(_Request):
     role: Literal["user", "assistant"]
-    content: str
+    content: Text
 
     def message(self) -> Message:
         return Message(self.role, self.content)
@@ -53,9 +63,9 @@ class AskBody(_Request):
         },
     )
 
-    question: str
+    question: Text
     knowledge_base: str = DEFAULT
-    session_id: str | None = Field(default=None, min_length=1, max_length=64)
+    session_id: Text | None = Field(default=None, min_length=1, max_length=64)
     history: list[Turn] | None = Field(
         default=None, max_length=100, description="Earlier turns; used instead of the session's."
     )
@@ -145,7 +155,7 @@ class RetrieveBody(_Request):
         extra="forbid", json_schema_extra={"examples": [{"question": _QUESTION, "top_k": 3}]}
     )
 
-    question: str
+    question: Text
     knowledge_base: str = DEFAULT
     top_k: int | None = Field(default=None, ge=1, le=50)
     filters: FiltersBody = FiltersBody()

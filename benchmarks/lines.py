@@ -1,4 +1,4 @@
-"""Where inverted lists begin to pay: the two kinds of base that `rag.stores.vectors` builds."""
+"""Where approximate search begins to pay: the two kinds of base of `rag.stores.vectors`."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def run(options: Options) -> None:
     for size in _SIZES:
         vectors = passage_vectors(options, size)
         exact, _ = _built(vectors, exact_limit=size)
-        lists, seconds = _built(vectors, exact_limit=0)
+        codes, seconds = _built(vectors, exact_limit=0)
         truth = search_index(exact, asked, 10, None)[1]
-        found = search_index(lists, asked, _LIMIT, None)[1]
+        found = search_index(codes, asked, _LIMIT, None)[1]
         recall = np.mean([len(set(t) & set(f)) / 10 for t, f in zip(truth, found, strict=True)])
-        flat, approximate = _search(exact, asked), _search(lists, asked)
+        flat, approximate = _search(exact, asked), _search(codes, asked)
         figure(f"{size:,}: exact, p50", flat, "ms")
-        figure(f"{size:,}: lists, p50 (probes {lists.index.nprobe})", approximate, "ms")
-        figure(f"{size:,}: lists, the ten nearest among {_LIMIT}", float(recall), "", ">= 0.99")
-        figure(f"{size:,}: lists, build", seconds, "s")
-        figure(f"{size:,}: exact over lists", flat / approximate, "x")
+        figure(f"{size:,}: codes, p50 (looks at {codes.index.k_factor:g} x)", approximate, "ms")
+        figure(f"{size:,}: codes, the ten nearest among {_LIMIT}", float(recall), "", ">= 0.99")
+        figure(f"{size:,}: codes, build", seconds, "s")
+        figure(f"{size:,}: exact over codes", flat / approximate, "x")
 
 
 def _built(vectors: Matrix, *, exact_limit: int) -> tuple[Base, float]:

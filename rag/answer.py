@@ -13,7 +13,7 @@ from rag.errors import ModelStreamError, RagError
 from rag.extract import Extractor, row_header
 from rag.prompt import REFUSAL, build_prompt
 from rag.retrieve import Retriever
-from rag.text import estimate_tokens, language
+from rag.text import Language, estimate_tokens, language
 from rag.types import (
     Answer,
     AnswerEvent,
@@ -35,9 +35,13 @@ from rag.types import (
 
 EXTRACTIVE = "extractive"
 
-NOTICES = {
-    "zh": "尚未配置对话模型：以下是从文档中直接引用的原文。",
+EXTRACTED: dict[Language, str] = {
+    "zh": "尚未配置对话模型，回答由文档原文摘录而成。",
     "en": "No chat model is configured: these are passages quoted from the documents.",
+}
+UNCITED: dict[Language, str] = {
+    "zh": "模型没有给出引用：请对照下方找到的资料核实这个回答。",
+    "en": "The model cited nothing: check this answer against the passages that were found.",
 }
 
 
@@ -122,7 +126,7 @@ class Answerer:
             watch.token()
             yield Token(text if len(parts) == 1 else "\n\n" + text)
             yield Cited(cited)
-        notice = NOTICES[language(question.text)]
+        notice = EXTRACTED[language(question.text)]
         text = "\n\n".join(parts)
         yield Finished(_answer(text, tuple(citations), EXTRACTIVE, watch, notice=notice))
 
@@ -142,7 +146,7 @@ class Answerer:
             temperature=self._temperature,
             max_tokens=self._max_tokens,
         )
-        parser = CitationParser(prompt.sources)
+        parser = CitationParser(prompt.sources, question.text)
         usage: Usage | None = None
         replies = model.chat(request)
         async with aclosing(replies):
@@ -158,6 +162,7 @@ class Answerer:
         if not text:
             raise ModelStreamError(f"{model.name} answered with no text.", "Ask again.")
         refused = not parser.citations and is_refusal(text)
+        checkable = refused or bool(parser.citations)
         yield Finished(
             _answer(
                 parser.text,
@@ -166,6 +171,7 @@ class Answerer:
                 watch,
                 usage=usage or _estimated(prompt.messages, text),
                 refused=refused,
+                notice="" if checkable else UNCITED[language(question.text)],
             )
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,7 +129,7 @@ class Calibration:
         size = len(_PASSAGES_ZH) + len(_PASSAGES_EN) + len(_CHATTER)
         try:
             vectors = np.load(path, allow_pickle=False)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             vectors = None
         if vectors is None or vectors.shape != (size, embedder.fingerprint.dimension):
             vectors = _embedded(embedder)
@@ -173,4 +174,5 @@ def _keep(path: Path, vectors: Matrix) -> None:
             np.save(file, vectors, allow_pickle=False)
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

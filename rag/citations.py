@@ -10,12 +10,18 @@ from rag.text import sentences, terms
 from rag.types import Citation, Cited, Hit, Token
 
 # [1], [1, 2], [1-3], 【1】, ［1］, the footnote form [^1]; or code, inside which nothing is a mark.
-_MARK = r"[\[【［]\^?\s*(\d{1,2}(?:\s*[,，、;；\-–~]\s*\d{1,2})*)\s*[\]】］]"
-_SPECIAL = re.compile(rf"```|`|\n|{_MARK}")
-_UNFINISHED = re.compile(r"(?:`{1,2}|[\[【［]\^?[\d\s,，、;；\-–~]{0,24})$")
+# A mark is on one line, and so short that it can be waited for.
+_SPACE = r"[^\S\n]*"
+_MARK = (
+    r"[\[【［](?=[^\]】］]{1,60}[\]】］])"
+    rf"\^?{_SPACE}(\d{{1,2}}(?:{_SPACE}[,，、;；\-–~]{_SPACE}\d{{1,2}})*){_SPACE}[\]】］]"
+)
+_SPECIAL = re.compile(rf"`+|\n|{_MARK}")
+_UNFINISHED = re.compile(r"(?:(?<!`)`+|[\[【［](?=.{0,60}\Z)\^?(?:[^\S\n]|[\d,，、;；\-–~])*)\Z")
 _RANGE = re.compile(r"(\d+)\s*[\-–~]\s*(\d+)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
+_FENCE = 3  # backticks that open a block, which goes on over line ends
 _MAX_STATEMENT = 600
 _MAX_SOURCE = 99
 _NUMBER_WEIGHT = 3.0
@@ -31,8 +37,10 @@ class CitationParser:
     number each; numbers that name no source are taken out.
     """
 
-    def __init__(self, sources: Sequence[Hit]) -> None:
+    def __init__(self, sources: Sequence[Hit], question: str = "") -> None:
+        """`question` stands in for the statement of a mark that follows none."""
         self._sources = sources
+        self._question = question
         self._pending = ""
         self._code = ""  # the backticks that opened the code we are in
         self._statement = ""
@@ -85,7 +93,8 @@ class CitationParser:
         for n in _expanded(numbers):
             if not 1 <= n <= len(self._sources):
                 continue
-            citation = cite(n, self._sources[n - 1], _last_sentence(self._statement))
+            statement = _last_sentence(self._statement) or self._question
+            citation = cite(n, self._sources[n - 1], statement)
             self._citations[n, citation.start, citation.end] = citation
             self._marked = True
             self._written.append(f"[{n}]")
@@ -96,10 +105,11 @@ class CitationParser:
 def _code_after(code: str, special: str) -> str:
     """Which code we are in after these backticks or this line end."""
     if special == "\n":
-        return "" if code == "`" else code
+        return "" if len(code) < _FENCE else code
     if not code:
         return special
-    return "" if code == special else code
+    closes = special == code or (len(code) >= _FENCE and special.startswith(code))
+    return "" if closes else code
 
 
 def _expanded(numbers: str) -> list[int]:

@@ -39,14 +39,11 @@ from rag.wire import answer_json, document_info_json, error_json
 
 _HELP = """Questions to your documents, answered with citations.
 
+\b
 Examples:
-
   rag ingest ./knowledge            read a folder into the knowledge base
-
   rag ask "How many days of annual leave do I have?"
-
   rag chat                          a conversation
-
   rag serve                         the web page and the REST API
 
 A chat model is set by OPENAI_API_KEY, OPENAI_BASE_URL and RAG_MODEL; without one, answers are
@@ -75,6 +72,7 @@ _FORGET = {"clear", "reset", "清除", "重置"}
 _LEAVE = {"exit", "quit", "退出"}
 _FAILED = 1
 _INTERRUPTED = 130
+_SHUTDOWN_SECONDS = 3  # for answers being written; a model may take much longer
 
 
 def main() -> None:
@@ -130,8 +128,9 @@ def ingest(
     Unchanged files are skipped, changed ones replaced, and documents whose file has gone from an
     ingested folder are removed. Exit code: 0; 3 if some files failed; 1 if nothing could be done.
 
-      rag ingest ./knowledge
-      rag ingest report.pdf notes/ --kb research --tag 2026
+    \b
+    rag ingest ./knowledge
+    rag ingest report.pdf notes/ --kb research --tag 2026
     """
     with _engine() as engine, ProgressBar(quiet=as_json) as bar:
         report = engine.ingest(
@@ -161,6 +160,7 @@ def ask(
 ) -> None:
     """Answer one question, with citations.
 
+    \b
     rag ask "年假有多少天？"
     rag ask "What does error E-17 mean?" --path 'product/*' --json
     """
@@ -223,7 +223,7 @@ def _chat_turn(
 
 def _read_line() -> str | None:
     try:
-        return input("> ")
+        return input("> " if sys.stdin.isatty() else "")
     except EOFError:
         return None
     except KeyboardInterrupt:
@@ -344,6 +344,7 @@ def eval_(
 ) -> None:
     """Measure retrieval and answers.
 
+    \b
     rag eval tests/cases.jsonl
     rag eval --corpus C.jsonl --queries Q.jsonl --run-out RUN.jsonl
     rag eval --rgb ROWS.jsonl --noise 0.4
@@ -397,6 +398,7 @@ def serve(
         host=host or settings.host,
         port=settings.port if port is None else port,
         log_level="info",
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
 
 

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import platformdirs
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from rag.errors import ConfigError
 
+_SETTINGS_HINT = "See the table of settings in README.md."
 BUNDLED_MODEL = "intfloat/multilingual-e5-small"
+
+
+class _Environment(EnvSettingsSource):
+    """Lists are written as JSON or with commas: `RAG_MODELS=a,b`."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return super().decode_complex_value(field_name, field, value)
+
+
+class _DotEnv(_Environment, DotEnvSettingsSource):
+    """`.env` is shared with other programs: only an unknown name that starts with `RAG_` is one
+    misspelt for us."""
+
+    def __call__(self) -> dict[str, Any]:
+        prefix = self.env_prefix.lower()
+        known = EnvSettingsSource.__call__(self)
+        return known | {
+            name: value
+            for name, value in super().__call__().items()
+            if name in known or name.lower().startswith(prefix)
+        }
 
 
 class Settings(BaseSettings):
@@ -24,6 +53,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="RAG_",
+        env_ignore_empty=True,
         env_file=".env",
         toml_file="rag.toml",
         frozen=True,
@@ -91,8 +121,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (
             init_settings,
-            env_settings,
-            dotenv_settings,
+            _Environment(settings_cls),
+            _DotEnv(settings_cls),
             TomlConfigSettingsSource(settings_cls),
         )
 
@@ -106,6 +136,8 @@ class Settings(BaseSettings):
                 f"{'.'.join(map(str, e['loc']))}: {e['msg']}"
                 for e in error.errors(include_input=False)
             )
-            raise ConfigError(
-                f"Wrong settings: {lines}.", "See the table of settings in README.md."
-            ) from None
+            raise ConfigError(f"Wrong settings: {lines}.", _SETTINGS_HINT) from None
+        except SettingsError as error:
+            raise ConfigError(f"Wrong settings: {error}.", _SETTINGS_HINT) from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"rag.toml is not TOML: {error}.", _SETTINGS_HINT) from None

@@ -76,7 +76,7 @@ class Engine:
         self._writing = threading.Lock()  # within this process, writers wait for each other
         self._stores: dict[str, EmbeddedStore] = {}
         self._open: dict[str, KnowledgeBase] = {}
-        self._embedders: dict[str, Embedder] = {}
+        self._embedders: dict[Fingerprint, Embedder] = {}
         self._models: dict[str, ChatModel] = {}
         self._sessions: Sessions | None = None
 
@@ -128,7 +128,11 @@ class Engine:
         return self.settings.indexes / name
 
     def knowledge_base(self, name: str = DEFAULT) -> KnowledgeBase:
-        """Open for questions. Raises NotFoundError, EmbedderError, FingerprintError."""
+        """Open for questions. Raises NotFoundError, EmbedderError, FingerprintError.
+
+        One at a time: the heavy libraries, imported here for the first time, must not meet each
+        other half imported in two threads.
+        """
         with self._lock:
             if name not in self._open:
                 store = self.store(name)
@@ -147,6 +151,7 @@ class Engine:
                     ),
                     Extractor(embedder, spread=1 - calibration.floor),
                 )
+                store.refresh()
             return self._open[name]
 
     def _embedder(
@@ -155,19 +160,22 @@ class Engine:
         on_notice: Callable[[str], None],
         on_prepare: OnPrepare | None = None,
     ) -> Embedder:
-        recorded = store.fingerprint
-        if recorded is not None and recorded.model in self._embedders:
-            return self._embedders[recorded.model]
-        choice = self._choose(self.settings, recorded, on_prepare)
-        if recorded is None:
-            on_notice(f"Embedding model: {choice.reason}")
-        model = choice.embedder.fingerprint.model
-        return self._embedders.setdefault(model, choice.embedder)
+        with self._lock:
+            recorded = store.fingerprint
+            if recorded is not None and recorded in self._embedders:
+                return self._embedders[recorded]
+            choice = self._choose(self.settings, recorded, on_prepare)
+            if recorded is None:
+                on_notice(f"Embedding model: {choice.reason}")
+                on_notice("To use another: rag reindex --embedding NAME")
+            return self._embedders.setdefault(choice.embedder.fingerprint, choice.embedder)
 
     def refresh(self) -> None:
         """Lets open knowledge bases see what other processes have published since."""
-        for store in list(self._stores.values()):
-            store.refresh()
+        with self._lock:
+            opened = list(self._open.values())
+        for base in opened:
+            base.store.refresh()
 
     # --- the way in ---------------------------------------------------------------------------
 
@@ -288,7 +296,7 @@ class Engine:
         with self._lock:
             if not self._embedders:
                 embedder = self._choose(self.settings, None, None).embedder
-                self._embedders[embedder.fingerprint.model] = embedder
+                self._embedders[embedder.fingerprint] = embedder
         return document, self._splitter(next(iter(self._embedders.values()))).split(document)
 
     def _splitter(self, embedder: Embedder) -> Splitter:

@@ -19,7 +19,7 @@ _HIT_WEIGHT = 0.5
 
 _MAX_SENTENCES = 3
 _MAX_SCORED = 80
-_WITHIN = 0.035  # how far below the best sentence another may be, in the same range
+_WITHIN = 0.025  # how far below the best sentence another may be, in the same range
 
 _CELL = " | "
 _NUMBER = re.compile(r"\d+")

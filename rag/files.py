@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ _FILE = "file:"
 # What editors, office programs and systems leave beside documents.
 _NOT_DOCUMENTS = ("~$", ".")
 _NOT_FOLDERS = ("node_modules", "__pycache__")
+# Bytes of a name that are no UTF-8, as Python shows them and as a uri, which is UTF-8, keeps them.
+_STRAY_BYTE = re.compile("[\udc80-\udcff]")
+_KEPT_BYTE = re.compile("\ufffd([89a-f][0-9a-f])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,33 @@ class FileSource:
             ) from None
 
     def load(self, data: bytes) -> Content:
-        return load(self.path, data, max_bytes=self.max_bytes)
+        return load(Path(self.name), data, max_bytes=self.max_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _ClosedFolder:
+    """A folder that cannot be listed: reported like a file that cannot be read."""
+
+    path: Path
+    indexes: Path
+    error: OSError
+
+    @property
+    def uri(self) -> str:
+        return uri_of(self.path, self.indexes)
+
+    @property
+    def name(self) -> str:
+        return _STRAY_BYTE.sub("\ufffd", self.path.name)
+
+    def read(self) -> bytes:
+        raise LoadError(
+            f"The folder {self.name} cannot be read: {self.error.strerror}.",
+            "Check its permissions; its documents are kept as they were.",
+        )
+
+    def load(self, _data: bytes) -> Content:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,37 +114,42 @@ def plan_files(
 ) -> Plan:
     """A plan for these files and all documents below these folders.
 
-    A folder covers the documents that came from below it, unless no document is left in it: an
-    empty folder is more often a disk that is not mounted than a wish to forget everything.
-    `known_name` gives the name a uri already has, so that a document keeps its name when a part of
-    its folder is ingested alone. Raises InputError for a path that does not exist.
+    A folder covers the documents that came from below it, but for those below a folder that cannot
+    be read, and unless no document is left in it: an empty folder is more often a disk that is not
+    mounted than a wish to forget everything. `known_name` gives the name a uri already has, so that
+    a document keeps its name when a part of its folder is ingested alone. Raises InputError for a
+    path that does not exist.
     """
     indexes = indexes.resolve()
     sources: dict[str, FileSource] = {}
     skipped: list[Failure] = []
     notes: list[str] = []
     roots: list[Path] = []
+    unreadable: list[OSError] = []
 
     def add(path: Path, name: str) -> None:
         uri = uri_of(path, indexes)
-        name = unicodedata.normalize("NFC", name)
+        name = unicodedata.normalize("NFC", _STRAY_BYTE.sub("\ufffd", name))
         sources.setdefault(uri, FileSource(path, uri, known_name(uri) or name, max_bytes))
 
     for given in paths:
         path = given.expanduser()
         if path.is_dir():
-            found = list(_walk(path.resolve(), indexes))
+            root = path.resolve()
+            found = list(_walk(root, indexes, unreadable))
+            documents = 0
             for file in found:
-                name = file.relative_to(path.resolve()).as_posix()
+                name = file.relative_to(root).as_posix()
                 if file.suffix.lower().lstrip(".") in SUPPORTED_TYPES:
                     add(file, name)
+                    documents += 1
                 else:
                     skipped.append(_unsupported(file, name))
-            if found:
-                roots.append(path.resolve())
+            if documents:
+                roots.append(root)
             else:
                 notes.append(
-                    f"{given} holds no files; what was ingested from it before is kept."
+                    f"{given} holds no documents; what was ingested from it before is kept."
                     " Remove it with: rag docs rm"
                 )
         elif path.exists():
@@ -122,31 +157,39 @@ def plan_files(
         else:
             raise InputError(f"There is no file or folder {str(given)!r}.", "Check the path.")
 
+    closed = [_ClosedFolder(Path(error.filename), indexes, error) for error in unreadable]
+
     def covers(uri: str) -> bool:
         path = path_of(uri, indexes)
-        return path is not None and any(path.is_relative_to(root) for root in roots)
+        return (
+            path is not None
+            and any(path.is_relative_to(root) for root in roots)
+            and not any(path.is_relative_to(folder.path) for folder in closed)
+        )
 
     def is_gone(uri: str) -> bool:
         path = path_of(uri, indexes)
         return path is not None and not path.exists()
 
     ordered = sorted(sources.values(), key=lambda source: source.name)
-    return Plan(ordered, covers, is_gone, skipped, notes)
+    return Plan([*ordered, *closed], covers, is_gone, skipped, notes)
 
 
 def uri_of(path: Path, indexes: Path) -> str:
-    return _FILE + Path(os.path.relpath(path, indexes)).as_posix()
+    relative = Path(os.path.relpath(path, indexes)).as_posix()
+    return _FILE + _STRAY_BYTE.sub(lambda byte: f"\ufffd{ord(byte[0]) - 0xDC00:02x}", relative)
 
 
 def path_of(uri: str, indexes: Path) -> Path | None:
     """None for a document that did not come from a file of this machine."""
     if not uri.startswith(_FILE):
         return None
-    return Path(os.path.normpath(indexes / uri.removeprefix(_FILE)))
+    relative = _KEPT_BYTE.sub(lambda m: chr(0xDC00 + int(m[1], 16)), uri.removeprefix(_FILE))
+    return Path(os.path.normpath(indexes / relative))
 
 
-def _walk(root: Path, indexes: Path) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
+def _walk(root: Path, indexes: Path, unreadable: list[OSError]) -> Iterator[Path]:
+    for folder, names, files in os.walk(root, onerror=unreadable.append):
         here = Path(folder)
         names[:] = sorted(
             n

@@ -182,6 +182,7 @@ class _Run:
         self._chunks_found = 0
         self._chunks_done = 0
         self._started = ingest._clock()
+        self._telling = threading.Lock()  # both threads count, and progress never goes back
 
     def execute(self) -> Report:
         reader = threading.Thread(target=self._read_all, name="ingest-reader", daemon=True)
@@ -221,10 +222,9 @@ class _Run:
             self._report.failed.append(_failure(source.name, error))
             prepared = None
         if prepared is None:
-            self._files_done += 1
-            self._tell()
+            self._tell(files=1)
         else:
-            self._chunks_found += len(prepared.chunks)
+            self._tell(found=len(prepared.chunks))
             self._hand_over(prepared)
 
     def _prepare(self, source: Source) -> _Prepared | None:
@@ -281,29 +281,32 @@ class _Run:
             yield batch
 
     def _store(self, batch: Sequence[_Prepared]) -> None:
-        vectors = self._vectors([c.embedded_text for p in batch for c in p.chunks])
-        for prepared in batch:
-            document, chunks = prepared.document, prepared.chunks
-            self._writer.put(document, chunks, self._rows(chunks, vectors))
-            list_ = self._report.changed if document.uri in self._known else self._report.added
-            list_.append(document.name)
-            self._report.chunks += len(chunks)
-            self._files_done += 1
-        self._tell()
+        texts = [c.embedded_text for p in batch for c in p.chunks]
+        vectors = dict(self._writer.vectors(list(dict.fromkeys(texts))))
+        try:
+            self._embed(texts, vectors)
+        finally:  # what is embedded is kept, even when the embedder broke down over the rest
+            for prepared in batch:
+                if all(chunk.embedded_text in vectors for chunk in prepared.chunks):
+                    self._put(prepared, vectors)
 
-    def _vectors(self, texts: Sequence[str]) -> dict[str, Vector]:
-        """Every text's vector; equal texts are embedded once, stored ones not at all."""
-        unique = list(dict.fromkeys(texts))
-        vectors = dict(self._writer.vectors(unique))
-        missing = [text for text in unique if text not in vectors]
-        self._chunks_done += len(texts) - len(missing)
+    def _put(self, prepared: _Prepared, vectors: Mapping[str, Vector]) -> None:
+        document, chunks = prepared.document, prepared.chunks
+        self._writer.put(document, chunks, self._rows(chunks, vectors))
+        list_ = self._report.changed if document.uri in self._known else self._report.added
+        list_.append(document.name)
+        self._report.chunks += len(chunks)
+        self._tell(files=1)
+
+    def _embed(self, texts: Sequence[str], vectors: dict[str, Vector]) -> None:
+        """Completes `vectors`; equal texts are embedded once, stored ones not at all."""
+        missing = [text for text in dict.fromkeys(texts) if text not in vectors]
+        self._tell(done=len(texts) - len(missing))
         for start in range(0, len(missing), _SLICE_CHUNKS):
             part = missing[start : start + _SLICE_CHUNKS]
             vectors.update(zip(part, self._ingest._embedder.embed_documents(part), strict=True))
-            self._chunks_done += len(part)
-            self._tell()
-        self._report.embedded += len(missing)
-        return vectors
+            self._report.embedded += len(part)
+            self._tell(done=len(part))
 
     def _rows(self, chunks: Sequence[Chunk], vectors: Mapping[str, Vector]) -> Matrix:
         import numpy as np
@@ -317,16 +320,20 @@ class _Run:
             self._writer.remove(uri)
             self._report.removed.append(self._known[uri].name)
 
-    def _tell(self) -> None:
-        self._ingest._on_progress(
-            Progress(
-                files_done=self._files_done,
-                files=len(self._plan.sources),
-                chunks_done=self._chunks_done,
-                chunks_found=self._chunks_found,
-                seconds=self._ingest._clock() - self._started,
+    def _tell(self, *, files: int = 0, found: int = 0, done: int = 0) -> None:
+        with self._telling:
+            self._files_done += files
+            self._chunks_found += found
+            self._chunks_done += done
+            self._ingest._on_progress(
+                Progress(
+                    files_done=self._files_done,
+                    files=len(self._plan.sources),
+                    chunks_done=self._chunks_done,
+                    chunks_found=self._chunks_found,
+                    seconds=self._ingest._clock() - self._started,
+                )
             )
-        )
 
 
 def vanished(plan: Plan, known: Mapping[str, DocumentInfo], digests: AbstractSet[str]) -> list[str]:

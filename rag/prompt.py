@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,10 @@ Rules:
 
 _HISTORY_SHARE = 0.25
 _MIN_SOURCE_TOKENS = 48
+# The words round sources and messages that no estimate above counts.
+_FRAME_TOKENS = 16
+_NO_MARKUP = str.maketrans('"<>', "'‹›")
+_TAG = re.compile(r"<(?=\s*/?\s*source)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,9 @@ def build_prompt(
     history gives way first (oldest turns), then the weakest hits."""
     tongue = language(question)
     instructions = INSTRUCTIONS[tongue].format(refusal=REFUSAL[tongue])
-    room = budget - estimate_tokens(instructions) - estimate_tokens(question)
-    turns = _recent(history, int(room * _HISTORY_SHARE))
+    room = budget - estimate_tokens(instructions) - estimate_tokens(question) - _FRAME_TOKENS
+    best = estimate_tokens(_block(1, hits[0], hits[0].chunk.text)) if hits else 0
+    turns = _recent(history, min(int(room * _HISTORY_SHARE), room - best))
     room -= sum(estimate_tokens(m.text) for m in turns)
     blocks, sources = _source_blocks(hits, room)
     system = f"{instructions}\n\n<sources>\n{''.join(blocks)}</sources>"
@@ -96,11 +102,12 @@ def _source_blocks(hits: Sequence[Hit], room: int) -> tuple[list[str], list[Hit]
         block = _block(number, hit, hit.chunk.text)
         cost = estimate_tokens(block)
         if cost > room:
-            if blocks and room < _MIN_SOURCE_TOKENS:
-                break
             # A wide character is a token, so this many characters always fit.
-            fitting = max(room - (cost - estimate_tokens(hit.chunk.text)), _MIN_SOURCE_TOKENS)
-            block = _block(number, hit, hit.chunk.text[:fitting] + "…")
+            fitting = room - estimate_tokens(_block(number, hit, "…"))
+            if blocks and fitting < _MIN_SOURCE_TOKENS:
+                break
+            kept = hit.chunk.text[: max(fitting, _MIN_SOURCE_TOKENS)]
+            block = _block(number, hit, kept + "…")
             cost = estimate_tokens(block)
         blocks.append(block)
         sources.append(hit)
@@ -109,11 +116,11 @@ def _source_blocks(hits: Sequence[Hit], room: int) -> tuple[list[str], list[Hit]
 
 
 def _block(number: int, hit: Hit, text: str) -> str:
-    place = [f'document="{_quoted(hit.document)}"']
+    place = [f'document="{_attribute(hit.document)}"']
     if hit.chunk.page is not None:
         place.append(f'page="{hit.chunk.page}"')
     if hit.chunk.sheet is not None:
-        place.append(f'sheet="{_quoted(hit.chunk.sheet)}"')
+        place.append(f'sheet="{_attribute(hit.chunk.sheet)}"')
     return (
         f'<source n="{number}" {" ".join(place)}>\n'
         f"{_quoted(hit.chunk.context)}\n{_quoted(text)}\n</source>\n"
@@ -122,4 +129,9 @@ def _block(number: int, hit: Hit, text: str) -> str:
 
 def _quoted(text: str) -> str:
     """Text that cannot close its source or open another."""
-    return text.replace("<source", "<\u200bsource").replace("</source", "</\u200bsource")
+    return _TAG.sub("<\u200b", text)
+
+
+def _attribute(text: str) -> str:
+    """Text that cannot end its attribute."""
+    return " ".join(text.translate(_NO_MARKUP).split())

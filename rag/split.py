@@ -66,7 +66,8 @@ class Splitter:
             keep_separator="end",
             chunk_size=size - self._overlap,
             chunk_overlap=0,
-            length_function=count_tokens,
+            # A piece of no tokens would be repeated in two pieces, and all offsets after it be wrong.
+            length_function=lambda text: max(count_tokens(text), 1),
             strip_whitespace=False,
         )
 
@@ -169,7 +170,8 @@ def _sections(document: Document) -> Iterator[list[Element]]:
 def _has_followers(elements: Sequence[Element], position: int, text: str) -> bool:
     if position + 1 == len(elements):
         return False
-    return _own_title(elements[position], text) in elements[position + 1].heading
+    path = _path(text, elements[position])
+    return elements[position + 1].heading[: len(path)] == path
 
 
 def _place(element: Element) -> tuple[tuple[str, ...], int | None, str | None]:

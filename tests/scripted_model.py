@@ -118,6 +118,12 @@ class ScriptedModel:
     def next(self, *behaviours: Behaviour) -> None:
         self._script.extend(behaviours)
 
+    def forget(self) -> None:
+        """As if it had just been started."""
+        with self._arrived:
+            self.requests.clear()
+            self._script.clear()
+
     def wait_for(self, number: int) -> Request:
         """The `number`-th request (from 1), as soon as it has come."""
         with self._arrived:

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 
@@ -55,10 +56,18 @@ FILES = {
 }
 
 
-def scripted_settings(settings: Settings, url: str, **more: object) -> Settings:
-    """These settings, with the scripted model as the chat model."""
-    given = {"model": "scripted", "openai_api_key": KEY, "openai_base_url": url}
-    return Settings(**settings.model_dump(exclude_unset=True) | given | more)  # type: ignore[arg-type]
+def sample_folder(root: Path) -> Path:
+    """`root`, with FILES in it."""
+    for name, text in FILES.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return root
+
+
+def scripted(url: str) -> dict[str, str]:
+    """The settings that make a server at `url` the chat model."""
+    return {"model": "scripted", "openai_api_key": KEY, "openai_base_url": url}
 
 
 def fake_engine(settings: Settings) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -13,13 +14,14 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
 from api.dependencies import EngineDependency
-from api.problems import PROBLEMS, failed_response
+from api.problems import INTERNAL, PROBLEMS, failed_response
 from api.schemas import AnswerBody, AskBody, RetrieveBody, RetrieveResponse
 from rag.engine import Engine
 from rag.types import AnswerEvent, Failed, Finished, Message
 from rag.wire import answer_json, event_json, hit_json
 
 router = APIRouter(tags=["questions"])
+_log = logging.getLogger("rag.api")
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -91,13 +93,21 @@ async def _history(body: AskBody, engine: Engine) -> tuple[Message, ...]:
 async def _sent(
     events: AsyncGenerator[AnswerEvent], body: AskBody, engine: Engine
 ) -> AsyncIterator[bytes]:
-    async with aclosing(events):
-        async for event in events:
-            name, data = event_json(event)
-            if isinstance(event, Finished):
-                await _remember(body, engine, event)
-                data = _answer(body, event)
-            yield format_sse_event(event=name, data_str=json.dumps(data, ensure_ascii=False))
+    try:
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, Finished):
+                    await _remember(body, engine, event)
+                    yield _sse("finished", _answer(body, event))
+                else:
+                    yield _sse(*event_json(event))
+    except Exception:  # noqa: BLE001 - too late for a status, and a stream must say how it ended
+        _log.exception("an answer broke off")
+        yield _sse(*event_json(INTERNAL))
+
+
+def _sse(name: str, data: dict[str, Any]) -> bytes:
+    return format_sse_event(event=name, data_str=json.dumps(data, ensure_ascii=False))
 
 
 async def _last(events: AsyncGenerator[AnswerEvent]) -> AnswerEvent | None:

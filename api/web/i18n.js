@@ -46,6 +46,7 @@ const en = {
   answer_ready: "The answer is complete.",
   stopped: "You stopped this answer; it is not complete.",
   refusal: "Not in the documents",
+  found: ({ count }) => `${many(count, "passage was", "passages were")} found`,
   closest: ({ count }) => `${many(count, "passage", "passages")} came closest, but did not answer the question`,
   sources: "Sources",
   source: ({ n, name, passage }) => `Source ${n}: ${join(name, en.place(passage))}`,
@@ -58,7 +59,6 @@ const en = {
       model === "extractive" ? "quoted, no chat model" : model,
       tokens > 0 && `${estimated ? "about " : ""}${number(tokens)} tokens`,
     ),
-  // as the server words it, so that `keyOf` finds it
   notice_extractive: "No chat model is configured: these are passages quoted from the documents.",
   copy: "Copy answer",
   copied: "Copied",
@@ -156,6 +156,7 @@ const zh = {
   answer_ready: "回答完毕。",
   stopped: "你停止了这次回答，内容不完整。",
   refusal: "文档中没有答案",
+  found: ({ count }) => `找到 ${number(count)} 段资料`,
   closest: ({ count }) => `最接近的 ${number(count)} 段原文，但未能回答此问题`,
   sources: "出处",
   source: ({ n, name, passage }) => `出处 ${n}：${join(name, zh.place(passage))}`,
@@ -168,7 +169,7 @@ const zh = {
       model === "extractive" ? "原文摘录，未使用模型" : model,
       tokens > 0 && `${estimated ? "约 " : ""}${number(tokens)} tokens`,
     ),
-  notice_extractive: "尚未配置对话模型：以下是从文档中摘录的原文。",
+  notice_extractive: "尚未配置对话模型，回答由文档原文摘录而成。",
   copy: "复制回答",
   copied: "已复制",
   copy_failed: "浏览器不允许复制",
@@ -254,9 +255,6 @@ export function t(key, params = {}) {
   const entry = TABLES[language][key];
   return typeof entry === "function" ? entry(params) : entry;
 }
-
-/** The key of a sentence the server wrote in English and this page knows; undefined for others. */
-export const keyOf = (sentence) => Object.keys(en).find((key) => en[key] === sentence);
 
 const WHERE = { text: "data-i18n", label: "data-i18n-label", title: "data-i18n-title", placeholder: "data-i18n-placeholder" };
 const paramsOf = new WeakMap();

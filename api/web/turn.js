@@ -1,6 +1,6 @@
 import { citationButton, sourceList, Sources } from "./citations.js";
 import { announce, copyText, el, icon } from "./dom.js";
-import { keyOf, label, t } from "./i18n.js";
+import { label, t } from "./i18n.js";
 import { Prose } from "./prose.js";
 
 /**
@@ -74,7 +74,7 @@ export class Turn {
     this.#sources.finished(citations);
     this.#end(refused ? "refused" : "done", "whole");
     if (refused) this.answer.prepend(el("p", { class: "refusal-label", "data-testid": "refusal", i18n: "refusal" }));
-    if (notice) this.answer.append(noticeOf(notice));
+    if (notice) this.answer.append(noticeOf(notice, model));
     this.#drawSources(refused);
     const tokens = (usage?.prompt_tokens ?? 0) + (usage?.completion_tokens ?? 0);
     this.#drawFoot({ model, total: timings?.total, tokens, estimated: usage?.estimated });
@@ -122,15 +122,13 @@ export class Turn {
   }
 
   #drawSources(refused) {
-    if (refused) {
-      const { hits } = this.#sources;
+    const { hits, passages } = this.#sources;
+    if (refused || !passages.length) {
       if (!hits.length) return;
-      const summary = el("summary", { i18n: ["closest", { count: hits.length }] });
+      const summary = el("summary", { i18n: [refused ? "closest" : "found", { count: hits.length }] });
       this.answer.append(el("details", { class: "closest" }, summary, sourceList(hits, this.onOpen)));
       return;
     }
-    const { passages } = this.#sources;
-    if (!passages.length) return;
     const title = el("h3", { class: "sources-title", i18n: "sources" });
     this.answer.append(el("section", { class: "sources", "data-testid": "sources" }, title, sourceList(passages, this.onOpen)));
   }
@@ -164,7 +162,8 @@ function picture(source, index) {
   return image;
 }
 
-function noticeOf(notice) {
-  const key = keyOf(notice);
-  return el("p", { class: "notice", "data-testid": "notice", ...(key ? { i18n: key } : { text: notice }) });
+/** The server words a notice in the language of the question; the one the page knows follows its own. */
+function noticeOf(notice, model) {
+  const words = model === "extractive" ? { i18n: "notice_extractive" } : { text: notice };
+  return el("p", { class: "notice", "data-testid": "notice", ...words });
 }

@@ -74,7 +74,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
-        with self._explained(), closing(self.connect()) as db:
+        with self.explained(), closing(self.connect()) as db:
             self._prepare(db)
 
     def _prepare(self, db: sqlite3.Connection) -> None:
@@ -87,7 +87,9 @@ class Database:
                 "Upgrade with: pip install --upgrade rag-server",
             )
         if version < SCHEMA_VERSION:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            db.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
 
     def connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=30, check_same_thread=False)
@@ -98,7 +100,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection on which all statements see one moment of the database."""
-        with self._explained():
+        with self.explained():
             try:
                 db = self._idle.get_nowait()
             except queue.Empty:
@@ -111,7 +113,8 @@ class Database:
                 self._idle.put(db)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
+        """Turns SQLite's errors into StoreError."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -122,7 +125,7 @@ class Database:
         except sqlite3.DatabaseError as error:
             raise DamagedStoreError(
                 f"The database {self._path} is damaged: {error}.",
-                "Restore it from a backup, or delete the folder and ingest again.",
+                "Restore the whole folder from a backup, or delete it and ingest again.",
             ) from error
 
     def close(self) -> None:
@@ -206,9 +209,10 @@ class Database:
             )
             return dict(rows.fetchall())
 
-    def allowed(self, filters: Filters, generation: int) -> tuple[list[int], list[int]]:
-        """Keys of the documents, and ids of their chunks, that pass the filters."""
+    def allowed(self, filters: Filters) -> tuple[int, list[int], list[int]]:
+        """The generation, and of it keys of documents and ids of chunks that pass the filters."""
         with self.reading() as db:
+            generation = read_generation(db)
             where, values = _where(filters, generation)
             keys = [
                 r[0] for r in db.execute(f"SELECT d.key FROM documents d WHERE {where}", values)
@@ -218,7 +222,7 @@ class Database:
                 f" WHERE {where} ORDER BY c.id",
                 values,
             )
-            return keys, [r[0] for r in ids]
+            return generation, keys, [r[0] for r in ids]
 
     # --- what the derived indexes ask -----------------------------------------------------------
 
@@ -259,8 +263,9 @@ class Database:
 class Staging:
     """The writer's side: rows of the coming generation, on a connection of their own."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, fingerprint: Fingerprint) -> None:
         self._db = db
+        self._fingerprint = json.dumps(asdict(fingerprint))
         self._published = read_generation(db)
         self.target = self._published + 1
         with db:
@@ -273,10 +278,6 @@ class Staging:
                 " (SELECT uri FROM documents WHERE added_in = :target)",
                 {"target": self.target},
             )
-
-    def set_fingerprint(self, fingerprint: Fingerprint) -> None:
-        with self._db:
-            write_meta(self._db, "fingerprint", json.dumps(asdict(fingerprint)))
 
     def known(self) -> dict[str, DocumentInfo]:
         rows = self._db.execute(f"SELECT {_INFO} FROM documents d WHERE d.removed_in IS NULL")
@@ -296,6 +297,8 @@ class Staging:
 
     def put(self, document: Document, chunks: Sequence[Chunk], vectors: Matrix) -> None:
         with self._db:
+            # Only now: a model that could not embed anything leaves the choice to the next run.
+            write_meta(self._db, "fingerprint", self._fingerprint)
             self._discard(document.uri)
             elements = [
                 (e.kind, e.start, e.end, e.heading, e.page, e.sheet) for e in document.elements
@@ -349,8 +352,9 @@ class Staging:
 
     def _discard(self, uri: str) -> None:
         """Staged rows go at once; published ones are marked, because readers still see them."""
+        # The plus keeps SQLite from the index on added_in, which would walk all that is staged.
         staged = self._db.execute(
-            "SELECT key FROM documents WHERE uri = ? AND added_in = ?", (uri, self.target)
+            "SELECT key FROM documents WHERE uri = ? AND +added_in = ?", (uri, self.target)
         ).fetchall()
         for (key,) in staged:
             self._delete(key)
@@ -414,19 +418,17 @@ def _where(filters: Filters, generation: int) -> tuple[str, dict[str, object]]:
     conditions = [_VISIBLE]
     values: dict[str, object] = {"generation": generation}
 
-    def any_of(template: str, items: Sequence[str]) -> None:
-        parts = []
-        for item in items:
+    def any_of(condition: str, items: Sequence[str]) -> None:
+        if items:
             name = f"v{len(values)}"
-            values[name] = item
-            parts.append(template.replace("?", f":{name}"))
-        if parts:
-            conditions.append("(" + " OR ".join(parts) + ")")
+            values[name] = _json(items)
+            chosen = f"(SELECT value FROM json_each(:{name}))"
+            conditions.append(f"({condition.replace('?', chosen)})")
 
-    any_of("d.id = ? OR d.name = ?", filters.documents)
-    any_of("d.name GLOB ?", filters.paths)
-    any_of("d.type = ?", [t.lower().lstrip(".") for t in filters.types])
-    any_of("EXISTS (SELECT 1 FROM json_each(d.tags) WHERE value = ?)", filters.tags)
+    any_of("d.id IN ? OR d.name IN ?", filters.documents)
+    any_of("EXISTS (SELECT 1 FROM ? p WHERE d.name GLOB p.value)", filters.paths)
+    any_of("d.type IN ?", [t.lower().lstrip(".") for t in filters.types])
+    any_of("EXISTS (SELECT 1 FROM json_each(d.tags) t WHERE t.value IN ?)", filters.tags)
     return " AND ".join(conditions), values
 
 

@@ -45,6 +45,10 @@ _TRIES = 100
 _NO_MATCH = Match(0.0, 0.0, 0.0)
 
 
+class _OutdatedError(Exception):
+    """The view a search began with is no longer what the database holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class _View:
     """What questions see: both indexes at one generation."""
@@ -96,12 +100,26 @@ class EmbeddedStore:
     def search(
         self, question: str, vector: Vector, *, limit: int, filters: Filters = Filters()
     ) -> list[Candidate]:
-        view = self._current()
-        if view is None:
-            return []
+        for _ in range(_TRIES):
+            view = self._current()
+            if view is None:
+                return []
+            try:
+                return self._search(view, question, vector, limit, filters)
+            except _OutdatedError:
+                self.refresh()
+        raise BusyError("The knowledge base changes faster than it can be searched.", "Ask again.")
+
+    def _search(
+        self, view: _View, question: str, vector: Vector, limit: int, filters: Filters
+    ) -> list[Candidate]:
+        """Raises _OutdatedError where rows that the view knows are no longer in the database: what
+        replaced them is for a newer view to find."""
         keys = ids = None
         if filters:
-            keys, chunk_ids = self._db.allowed(filters, view.generation)
+            generation, keys, chunk_ids = self._db.allowed(filters)
+            if generation != view.generation:
+                raise _OutdatedError
             ids = as_ids(chunk_ids)
             if not chunk_ids:
                 return []
@@ -110,7 +128,10 @@ class EmbeddedStore:
         keyword = asked.search(limit, keys)
         both = list(dict.fromkeys([*dense, *keyword]))
         inexact = [i for i in both if i not in dense or not view.vectors.exact]
-        cosines = dense | self._cosines(inexact, vector)
+        stored = self._cosines(inexact, vector)
+        if len(stored) < len(inexact) and self._db.generation() != view.generation:
+            raise _OutdatedError
+        cosines = dense | stored
         matches = asked.matches(both)
         keyword_ids = frozenset(keyword)
         return [
@@ -141,20 +162,27 @@ class EmbeddedStore:
 
     def refresh(self) -> bool:
         with self._refreshing:
-            newest = self._db.generation()
-            fingerprint = self._db.fingerprint()
-            if fingerprint is None or newest == (self._view.generation if self._view else 0):
-                return False
-            keywords = self._keywords_at(newest)
-            vectors = self._vectors_at(keywords.generation, fingerprint.dimension)
-            self._view = _View(keywords.generation, vectors, keywords)
-            return True
+            moved = False
+            for _ in range(_TRIES):
+                newest = self._db.generation()
+                fingerprint = self._db.fingerprint()
+                if fingerprint is None or newest == (self._view.generation if self._view else 0):
+                    break
+                # Published to meanwhile, it may miss what went: the next round sees what came.
+                self._view = self._newer_view(newest, fingerprint.dimension)
+                moved = True
+            return moved
+
+    def _newer_view(self, generation: int, dimension: int) -> _View:
+        keywords = self._keywords_at(generation)
+        vectors = self._vectors_at(keywords.generation, dimension)
+        return _View(keywords.generation, vectors, keywords)
 
     def _keywords_at(self, generation: int) -> KeywordView:
         """A view of `generation` or a later one: another process may be ahead of us."""
         for _ in range(_TRIES):
             view = self._keywords.view()
-            if view.generation >= generation:
+            if generation <= view.generation <= self._db.generation():
                 return view
             try:
                 with exclusive(self._folder / "caches.lock", "bringing the indexes up to date"):
@@ -189,7 +217,9 @@ class EmbeddedStore:
 
     def _newer_base(self, index: VectorIndex, generation: int, dimension: int) -> VectorIndex:
         for path, held in base_files(self._folder):
-            if index.generation < held <= generation:
+            if held > self._db.generation():  # of a database that was here before
+                path.unlink(missing_ok=True)
+            elif index.generation < held <= generation:
                 base = load_base(path, held, dimension)
                 if base is not None:
                     return VectorIndex.of(base, dimension)
@@ -219,11 +249,8 @@ class EmbeddedStore:
                     f" ({fingerprint.revision}, {fingerprint.dimension} dimensions).",
                     "Use the recorded model, or embed everything anew with: rag ingest --rebuild",
                 )
-            with closing(self._db.connect()) as connection:
-                staging = Staging(connection)
-                if recorded is None:
-                    staging.set_fingerprint(fingerprint)
-                yield EmbeddedWriter(staging)
+            with self._db.explained(), closing(self._db.connect()) as connection:
+                yield EmbeddedWriter(Staging(connection, fingerprint))
 
 
 class EmbeddedWriter:

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
     Ids = NDArray[np.int64]
 
-# Exact search takes 64 us per 1,000 chunks (384 dimensions, one thread); above this many it is the
-# slowest part of a question, and inverted lists answer in 0.3 ms. See benchmarks/README.md.
-EXACT_LIMIT = 50_000
+# Exact search takes 40 to 70 us per 1,000 chunks (384 dimensions, one thread), the 4-bit codes with
+# all that follows from them less than 1 ms at 100,000. See benchmarks/README.md.
+EXACT_LIMIT = 20_000
 TARGET_RECALL = 0.99
+_TRAINING = 20_000
+_MIN_FACTOR = 16
+_MAX_FACTOR = 64
 _MIN_REBUILD = 2_000
 _FILE = re.compile(r"vectors\.(\d+)\.faiss$")
 
@@ -137,31 +140,41 @@ def search_index(
 ) -> tuple[Matrix, Ids]:
     """FAISS's own search: scores and positions, -1 where fewer than `limit` were found."""
     import faiss
+
+    # For this thread: two that share a question wait for each other as soon as a core is taken.
+    faiss.omp_set_num_threads(1)
+    limit = min(limit, len(base.ids))
+    if base.exact:
+        return _scanned(base.index, vectors, limit, keep)
+    scores, positions = base.index.search(vectors, limit)
+    if keep is None or keep[positions].all():
+        return scores, positions
+    # 4-bit codes are scanned in blocks that cannot be filtered; the 8-bit ones can.
+    return _scanned(faiss.downcast_index(base.index.refine_index), vectors, limit, keep)
+
+
+def _scanned(
+    index: Any, vectors: Matrix, limit: int, keep: NDArray[np.bool_] | None
+) -> tuple[Matrix, Ids]:
+    import faiss
     import numpy as np
 
-    limit = min(limit, len(base.ids))
-    options: dict[str, Any] = {}
+    parameters: Any = None
     if keep is not None:
         bits = np.packbits(keep, bitorder="little")
-        options["sel"] = faiss.IDSelectorBitmap(len(keep), faiss.swig_ptr(bits))
-    if not base.exact:
-        probes = base.index.nprobe
-        if keep is not None:  # the fewer may answer, the more lists hold none of them
-            share = max(float(keep.mean()), 1e-6)
-            probes = min(base.index.nlist, int(probes / share) + 1)
-        options["nprobe"] = probes
-        parameters: Any = faiss.SearchParametersIVF(**options)
-    else:
+        selector = faiss.IDSelectorBitmap(len(keep), faiss.swig_ptr(bits))
+        options: dict[str, Any] = {"sel": selector}
         parameters = faiss.SearchParameters(**options)
-    scores, positions = base.index.search(vectors, limit, params=parameters)
+    scores, positions = index.search(vectors, limit, params=parameters)
     return scores, positions
 
 
 def build_base(ids: Ids, vectors: Matrix, generation: int) -> Base:
-    """Exact up to EXACT_LIMIT vectors, else inverted lists over 8-bit codes.
+    """Exact up to EXACT_LIMIT vectors, else all of them by 4-bit codes and the best by 8-bit ones.
 
-    The number of lists probed is chosen so that recall@10 against exact search, measured on a
-    sample of the vectors themselves, reaches TARGET_RECALL.
+    How many are looked at again is chosen so that recall@10 against exact search, measured on a
+    sample of the vectors themselves, reaches TARGET_RECALL. Inverted lists and graphs lose here:
+    questions lie outside the cloud of the passages, so that half the lists must be read.
     """
     import faiss
     import numpy as np
@@ -170,13 +183,13 @@ def build_base(ids: Ids, vectors: Matrix, generation: int) -> Base:
     if len(ids) <= EXACT_LIMIT:
         flat = faiss.IndexFlatIP(dimension)
         return Base(_mapped(flat, ids, vectors), flat, ids, generation, exact=True)
-    lists = 1 << int(np.log2(4 * np.sqrt(len(ids))))
-    index: Any = faiss.index_factory(dimension, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed = 1
+    subspaces = dimension // 2 if dimension % 2 == 0 else dimension
+    kind = f"PQ{subspaces}x4fs,Refine(SQ8)"
+    index: Any = faiss.index_factory(dimension, kind, faiss.METRIC_INNER_PRODUCT)
     generator = np.random.default_rng(1)
-    index.train(vectors[generator.choice(len(ids), min(len(ids), lists * 40), replace=False)])
+    index.train(vectors[generator.choice(len(ids), min(len(ids), _TRAINING), replace=False)])
     base = Base(_mapped(index, ids, vectors), index, ids, generation, exact=False)
-    _choose_probes(base, vectors, generator)
+    _choose_factor(base, vectors, generator)
     return base
 
 
@@ -188,22 +201,22 @@ def _mapped(index: Any, ids: Ids, vectors: Matrix) -> Any:
     return mapped
 
 
-def _choose_probes(base: Base, vectors: Matrix, generator: np.random.Generator) -> None:
+def _choose_factor(base: Base, vectors: Matrix, generator: np.random.Generator) -> None:
     import numpy as np
 
     chosen = vectors[generator.choice(len(vectors), 100, replace=False)]
-    # A stored vector would find itself in its own list: questions lie beside, not on, the chunks.
+    # Questions lie beside, not on, the chunks.
     beside = chosen + generator.normal(0, 0.5 / np.sqrt(chosen.shape[1]), chosen.shape)
     sample = (beside / np.linalg.norm(beside, axis=1, keepdims=True)).astype(np.float32)
     truth = np.argpartition(-(sample @ vectors.T), 10, axis=1)[:, :10]
-    base.index.nprobe = 4
-    while base.index.nprobe < base.index.nlist:
+    base.index.k_factor = _MIN_FACTOR
+    while base.index.k_factor < _MAX_FACTOR:
         # 50 candidates are taken and scored exactly afterwards, so that is what must hold the ten.
         _, found = search_index(base, sample, 50, None)
         recall = np.mean([len(set(t) & set(f)) / 10 for t, f in zip(truth, found, strict=True)])
         if recall >= TARGET_RECALL:
             return
-        base.index.nprobe *= 2
+        base.index.k_factor *= 2
 
 
 def save_base(base: Base, folder: Path) -> None:
@@ -228,11 +241,13 @@ def load_base(path: Path, generation: int, dimension: int) -> Base | None:
         mapped: Any = faiss.read_index(str(path))
         index = faiss.downcast_index(mapped.index)
         ids = faiss.vector_to_array(mapped.id_map).astype(np.int64)
-    except (RuntimeError, AttributeError):
+    except (RuntimeError, AttributeError, MemoryError):
         return None
-    if index.d != dimension or index.ntotal != len(ids):
+    exact = isinstance(index, faiss.IndexFlat)
+    known = exact or isinstance(index, faiss.IndexRefine)
+    if not known or index.d != dimension or index.ntotal != len(ids):
         return None
-    return Base(mapped, index, ids, generation, exact=not hasattr(index, "nprobe"))
+    return Base(mapped, index, ids, generation, exact=exact)
 
 
 def base_files(folder: Path) -> list[tuple[Path, int]]:

@@ -1,0 +1,17 @@
+FROM python:3.11-slim
+
+WORKDIR /app
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY rag rag
+COPY api api
+RUN pip install --no-cache-dir --constraint constraints.txt . \
+    && useradd --create-home --uid 1000 rag \
+    && mkdir -p /data/indexes /data/cache \
+    && chown -R rag /data
+USER rag
+ENV RAG_INDEXES=/data/indexes RAG_CACHE_DIR=/data/cache RAG_HOST=0.0.0.0
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
+    CMD python -c "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"
+CMD ["rag", "serve"]
