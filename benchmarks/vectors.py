@@ -35,7 +35,7 @@ def embedder() -> BundledEmbedder:
 
 def passage_vectors(options: Options, count: int) -> Matrix:
     """One unit vector a passage, in the order of `corpus.texts`."""
-    real = _embedded(options, texts(options, min(options.embedded, count)), "passage")
+    real = _embedded(options, texts(options, options.embedded), "passage")
     if count <= len(real):
         return real[:count]
     note(f"vectors: {len(real):,} embedded, {count - len(real):,} derived from them")

@@ -12,7 +12,7 @@ from rag.citations import CitationParser, citation
 from rag.errors import ModelStreamError, RagError
 from rag.extract import Extractor, row_header
 from rag.prompt import REFUSAL, build_prompt
-from rag.retrieve import Retriever
+from rag.retrieve import Retrieves
 from rag.text import Language, estimate_tokens, language
 from rag.types import (
     Answer,
@@ -62,7 +62,7 @@ class Answerer:
 
     def __init__(
         self,
-        retriever: Retriever,
+        retriever: Retrieves,
         extractor: Extractor,
         model: ChatModel | None,
         *,

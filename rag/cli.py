@@ -147,6 +147,26 @@ def ingest(
 
 
 @app.command()
+def reindex(
+    embedding: Annotated[str, typer.Option(help="Name or folder of the embedding model.")],
+    kb: KnowledgeBaseOption = DEFAULT,
+    as_json: JsonOption = False,
+) -> None:
+    """Move a knowledge base to another embedding model, from its stored texts.
+
+    Questions go on with the old vectors until all is done. Interrupted, it goes on where it was.
+
+    \b
+    rag reindex --embedding moka-ai/m3e-base
+    """
+    with _engine() as engine, ProgressBar(quiet=as_json) as bar:
+        report = engine.reindex(
+            embedding, knowledge_base=kb, on_progress=bar.ingest, on_prepare=bar.prepare
+        )
+    print_report(report, as_json=as_json)
+
+
+@app.command()
 def ask(
     question: str,
     kb: KnowledgeBaseOption = DEFAULT,

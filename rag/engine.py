@@ -12,12 +12,12 @@ from rag.answer import EXTRACTIVE, Answerer, Question
 from rag.calibrate import Calibration
 from rag.chat.client import OpenAIChat
 from rag.config import Settings
-from rag.embed import Choice, choose_embedder
-from rag.errors import ConfigError, InputError, NotFoundError, VisionError
+from rag.embed import Choice, choose_embedder, open_embedder
+from rag.errors import ConfigError, FingerprintError, InputError, NotFoundError, VisionError
 from rag.extract import Extractor
 from rag.files import Upload, plan_files
 from rag.images import ImageCheck
-from rag.ingest import Ingest, Plan, Progress, Report
+from rag.ingest import Ingest, Plan, Progress, Report, StoredDocument
 from rag.load import LOADER_VERSION, load
 from rag.retrieve import Retriever
 from rag.sessions import Sessions
@@ -29,6 +29,7 @@ from rag.types import (
     Chunk,
     ChunkStore,
     Document,
+    DocumentInfo,
     Embedder,
     Filters,
     Fingerprint,
@@ -128,31 +129,33 @@ class Engine:
         return self.settings.indexes / name
 
     def knowledge_base(self, name: str = DEFAULT) -> KnowledgeBase:
-        """Open for questions. Raises NotFoundError, EmbedderError, FingerprintError.
+        """Open for questions, with the model its vectors are of.
+
+        Raises NotFoundError, EmbedderError, FingerprintError.
 
         One at a time: the heavy libraries, imported here for the first time, must not meet each
         other half imported in two threads.
         """
         with self._lock:
-            if name not in self._open:
-                store = self.store(name)
-                embedder = self._embedder(store, _nothing)
-                calibration = Calibration.of(embedder, self.settings.cache_dir)
-                self._open[name] = KnowledgeBase(
-                    name,
-                    store,
-                    embedder,
-                    Retriever(
-                        store,
-                        embedder,
-                        calibration,
-                        candidates=self.settings.candidates,
-                        threshold=self.settings.threshold,
-                    ),
-                    Extractor(embedder, spread=1 - calibration.floor),
-                )
-                store.refresh()
-            return self._open[name]
+            base = self._open.get(name)
+            if base is None or base.store.fingerprint != base.embedder.fingerprint:
+                base = self._open[name] = self._opened(name)
+            return base
+
+    def _opened(self, name: str) -> KnowledgeBase:
+        store = self.store(name)
+        store.refresh()
+        embedder = self._embedder(store, _nothing)
+        calibration = Calibration.of(embedder, self.settings.cache_dir)
+        retriever = Retriever(
+            store,
+            embedder,
+            calibration,
+            candidates=self.settings.candidates,
+            threshold=self.settings.threshold,
+        )
+        extractor = Extractor(embedder, spread=1 - calibration.floor)
+        return KnowledgeBase(name, store, embedder, retriever, extractor)
 
     def _embedder(
         self,
@@ -198,8 +201,7 @@ class Engine:
         for path in paths:
             if not path.expanduser().exists():
                 raise InputError(f"There is no file or folder {str(path)!r}.", "Check the path.")
-        store = self._store(knowledge_base)
-        known = {info.uri: info for info in store.documents()}
+        known = self._known(knowledge_base)
         plan = plan_files(
             paths,
             indexes=self.settings.indexes,
@@ -239,18 +241,55 @@ class Engine:
         on_prepare: OnPrepare | None = None,
     ) -> Report:
         """Like `ingest`, from any sources."""
+        if dry_run and knowledge_base not in self.names():  # looking on makes nothing
+            embedder = self._any_embedder()
+            return self._ingest(embedder, on_progress).dry_run(plan, {})
         store = self._store(knowledge_base)
         embedder = self._embedder(store, on_notice, on_prepare)
-        run = Ingest(
+        run = self._ingest(embedder, on_progress)
+        if dry_run:
+            return run.dry_run(plan, self._known(knowledge_base))
+        with self._writing, store.writer(embedder.fingerprint) as writer:
+            report = run.run(plan, writer, tags=tags)
+        store.refresh()
+        return report
+
+    def _known(self, name: str) -> dict[str, DocumentInfo]:
+        """The documents there are, by uri."""
+        self._folder(name)
+        if name not in self.names():
+            return {}
+        return {info.uri: info for info in self._store(name).documents()}
+
+    def _ingest(self, embedder: Embedder, on_progress: Callable[[Progress], None]) -> Ingest:
+        return Ingest(
             embedder=embedder,
             splitter=self._splitter(embedder),
             settings_key=LOADER_VERSION,
             on_progress=on_progress,
         )
-        if dry_run:
-            return run.dry_run(plan, {info.uri: info for info in store.documents()})
-        with self._writing, store.writer(embedder.fingerprint) as writer:
-            report = run.run(plan, writer, tags=tags)
+
+    def reindex(
+        self,
+        embedding: str,
+        *,
+        knowledge_base: str = DEFAULT,
+        on_progress: Callable[[Progress], None] = _nothing,
+        on_prepare: OnPrepare | None = None,
+    ) -> Report:
+        """Embeds every document again with another model, from the stored texts, and swaps.
+
+        Questions go on with the old vectors until then. A try that broke off is taken up again.
+        Raises EmbedderUnavailableError; the knowledge base then stays as it was.
+        """
+        store = self.store(knowledge_base)
+        with self._lock:
+            embedder = open_embedder(embedding, self.settings, on_prepare)
+            embedder = self._embedders.setdefault(embedder.fingerprint, embedder)
+        run = self._ingest(embedder, on_progress)
+        with self._writing, store.writer(embedder.fingerprint, replacing=True) as writer:
+            stored = [StoredDocument(info, store.document) for info in store.documents()]
+            report = run.run(Plan(stored), writer)
         store.refresh()
         return report
 
@@ -293,11 +332,15 @@ class Engine:
             content_hash="",
             size=path.stat().st_size,
         )
+        return document, self._splitter(self._any_embedder()).split(document)
+
+    def _any_embedder(self) -> Embedder:
+        """The one in use, else the one a new knowledge base would get."""
         with self._lock:
             if not self._embedders:
                 embedder = self._choose(self.settings, None, None).embedder
                 self._embedders[embedder.fingerprint] = embedder
-        return document, self._splitter(next(iter(self._embedders.values()))).split(document)
+            return next(iter(self._embedders.values()))
 
     def _splitter(self, embedder: Embedder) -> Splitter:
         return Splitter(
@@ -321,7 +364,7 @@ class Engine:
         filters: Filters = Filters(),
         threshold: float | None = None,
     ) -> list[Hit]:
-        return self.knowledge_base(knowledge_base).retriever.retrieve(
+        return _Following(self, knowledge_base).retrieve(
             _checked(question),
             top_k=top_k or self.settings.top_k,
             filters=filters,
@@ -349,7 +392,7 @@ class Engine:
             )
         base = self.knowledge_base(knowledge_base)
         answerer = Answerer(
-            base.retriever,
+            _Following(self, knowledge_base),
             base.extractor,
             chosen,
             max_tokens=self.settings.max_answer_tokens,
@@ -411,6 +454,33 @@ class Engine:
                 self.settings.indexes.mkdir(parents=True, exist_ok=True)
                 self._sessions = Sessions(f"sqlite:///{self.settings.indexes / 'application.db'}")
             return self._sessions
+
+
+class _Following:
+    """Retrieves from a knowledge base, and follows it to another embedding model."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._name = name
+
+    def retrieve(
+        self,
+        question: str,
+        *,
+        top_k: int,
+        filters: Filters = Filters(),
+        history: Sequence[Message] = (),
+        threshold: float | None = None,
+    ) -> list[Hit]:
+        def found() -> list[Hit]:
+            return self._engine.knowledge_base(self._name).retriever.retrieve(
+                question, top_k=top_k, filters=filters, history=history, threshold=threshold
+            )
+
+        try:
+            return found()
+        except FingerprintError:  # it moved between the question's embedding and the search
+            return found()
 
 
 def _checked(question: str) -> str:

@@ -233,8 +233,14 @@ def evaluate_cases(
     right document. `quoted`: a quote of it holds the expected spelling.
     """
     cases = _read_rows(cases_file, ("id", "question"))[:limit]
-    base = engine.knowledge_base(knowledge_base)
     answerable = [c for c in cases if not c.get("unanswerable")]
+    for case in answerable:
+        if missing := [key for key in ("document", "answers") if key not in case]:
+            raise InputError(
+                f"{cases_file}, case {case['id']} has no {', '.join(missing)}.",
+                'A case that has no answer says "unanswerable": true.',
+            )
+    base = engine.knowledge_base(knowledge_base)
     rankings = [_rankings(base.retriever, c["question"])[_WHOLE] for c in answerable]
     sums = dict.fromkeys(("answered", "cited", "quoted", "wrong_refusal_rate"), 0)
     declined = 0

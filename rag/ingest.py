@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from rag.errors import LoadError, RagError
@@ -42,6 +42,22 @@ class Source(Protocol):
     def load(self, data: bytes) -> Content:
         """Raises LoadError."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document of a knowledge base, to be split and embedded anew from its stored text."""
+
+    info: DocumentInfo
+    fetch: Callable[[str], Document]
+
+    @property
+    def uri(self) -> str:
+        return self.info.uri
+
+    @property
+    def name(self) -> str:
+        return self.info.name
 
 
 class Splits(Protocol):
@@ -101,7 +117,7 @@ class Report:
 class Plan:
     """What is to be read, and which known documents are gone if they are not among it."""
 
-    sources: Sequence[Source]
+    sources: Sequence[Source | StoredDocument]
     covers: Callable[[str], bool] = lambda _uri: False
     is_gone: Callable[[str], bool] = lambda _uri: False
     skipped: Sequence[Failure] = ()
@@ -146,6 +162,8 @@ class Ingest:
         report = Report(skipped=list(plan.skipped), notes=list(plan.notes), dry_run=True)
         digests: set[str] = set()
         for source in plan.sources:
+            if isinstance(source, StoredDocument):
+                continue
             try:
                 before = known.get(source.uri)
                 digest = _sha256(source.read())
@@ -215,9 +233,12 @@ class _Run:
                 else RagError(f"Reading stopped: {type(error).__name__}: {error}.")
             )
 
-    def _read_one(self, source: Source) -> None:
+    def _read_one(self, source: Source | StoredDocument) -> None:
         try:
-            prepared = self._prepare(source)
+            if isinstance(source, StoredDocument):
+                prepared = self._prepare_stored(source)
+            else:
+                prepared = self._prepare(source)
         except LoadError as error:
             self._report.failed.append(_failure(source.name, error))
             prepared = None
@@ -255,6 +276,20 @@ class _Run:
             size=len(data),
             tags=tags,
         )
+        return _Prepared(document, self._ingest._splitter.split(document))
+
+    def _prepare_stored(self, stored: StoredDocument) -> _Prepared | None:
+        """None if an earlier try had finished it."""
+        info, settings_hash = stored.info, self._ingest._settings_hash
+        before = self._known.get(info.uri)
+        if before is not None and (before.content_hash, before.settings_hash, before.tags) == (
+            info.content_hash,
+            settings_hash,
+            info.tags,
+        ):
+            self._report.unchanged.append(info.name)
+            return None
+        document = replace(stored.fetch(info.id), settings_hash=settings_hash)
         return _Prepared(document, self._ingest._splitter.split(document))
 
     def _hand_over(self, item: _Prepared | RagError | None) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rag.calibrate import Calibration
+from rag.errors import FingerprintError
 from rag.text import Language, language, question_terms
 from rag.types import Candidate, Chunk, ChunkStore, Embedder, Filters, Hit, Message
 
@@ -22,6 +23,20 @@ _SPARE = 3  # hits fetched at first for each wanted, because equal texts count o
 _KEYWORD_WEIGHT = 0.015
 # Across languages no terms match, so that the cosine has to do alone.
 _ACROSS_LANGUAGES = 1.5
+
+
+class Retrieves(Protocol):
+    """What answers are made from; see `Retriever.retrieve`."""
+
+    def retrieve(
+        self,
+        question: str,
+        *,
+        top_k: int,
+        filters: Filters = Filters(),
+        history: Sequence[Message] = (),
+        threshold: float | None = None,
+    ) -> list[Hit]: ...
 
 
 class Retriever:
@@ -87,6 +102,15 @@ class Retriever:
                     hits.setdefault(hit.chunk.text, hit)
         return list(hits.values()), whole
 
+    def _check_model(self) -> None:
+        """What was found with vectors of another model is worth nothing."""
+        held, ours = self._store.fingerprint, self._embedder.fingerprint
+        if held not in (None, ours):
+            raise FingerprintError(
+                f"The knowledge base has just moved from {ours.model} to {held.model}.",
+                "Ask again.",
+            )
+
     def candidates(self, question: str) -> list[tuple[float, Candidate]]:
         """All candidates of both legs with their fused scores, best first, unfiltered."""
         vector = self._embedder.embed_query(question)
@@ -99,7 +123,9 @@ class Retriever:
     def _ranked(
         self, query: str, vector: Vector, limit: int, filters: Filters
     ) -> list[tuple[float, Candidate]]:
+        self._check_model()
         found = self._store.search(query, vector, limit=limit, filters=filters)
+        self._check_model()  # it may have moved in between
         scored = [(fused(candidate, self._weight), candidate) for candidate in found]
         return sorted(scored, key=lambda s: (-s[0], s[1].chunk_id))
 

@@ -66,7 +66,7 @@ class Splitter:
             keep_separator="end",
             chunk_size=size - self._overlap,
             chunk_overlap=0,
-            # A piece of no tokens would be repeated in two pieces, and all offsets after it be wrong.
+            # A piece of no tokens would come twice, and all offsets after it be wrong.
             length_function=lambda text: max(count_tokens(text), 1),
             strip_whitespace=False,
         )

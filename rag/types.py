@@ -228,7 +228,7 @@ class ChunkStore(Protocol):
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        """None until the first ingest decides it."""
+        """Of the vectors that are searched; None until the first ingest is published."""
         ...
 
     @property
@@ -256,9 +256,15 @@ class ChunkStore(Protocol):
         """Chunk, document name and title by chunk id; an id that is gone is left out."""
         ...
 
-    def writer(self, fingerprint: Fingerprint) -> AbstractContextManager[StoreWriter]:
+    def writer(
+        self, fingerprint: Fingerprint, *, replacing: bool = False
+    ) -> AbstractContextManager[StoreWriter]:
         """Raises FingerprintError if the knowledge base holds other vectors, BusyError if
-        another process is writing."""
+        another process is writing.
+
+        `replacing` builds it anew, with vectors of any fingerprint: the documents there are count
+        as unknown, and make way for the new ones when those are published.
+        """
         ...
 
     def close(self) -> None: ...

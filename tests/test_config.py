@@ -32,7 +32,7 @@ def test_an_unknown_name_in_the_file_is_an_error_that_names_it() -> None:
 
 def test_a_misspelt_name_of_ours_in_dotenv_is_an_error_that_names_it() -> None:
     Path(".env").write_text("RAG_TOPK=3\n")
-    with pytest.raises(ConfigError, match="(?i)rag_topk"):
+    with pytest.raises(ConfigError, match=r"(?i)rag_topk"):
         Settings.read()
 
 

@@ -80,7 +80,7 @@ def test_a_model_that_changed_is_refused_with_both_named(shelf: Shelf) -> None:
         choose_embedder(_settings("b"), FakeEmbedder(model="b").fingerprint)
     assert "b (1, 64 dimensions" in caught.value.message
     assert "b (2, 64 dimensions" in caught.value.message
-    assert "rag ingest --rebuild" in caught.value.hint
+    assert "rag reindex --embedding" in caught.value.hint
 
 
 def test_a_model_that_is_gone_is_told_with_both_ways_out(shelf: Shelf) -> None:
@@ -88,7 +88,7 @@ def test_a_model_that_is_gone_is_told_with_both_ways_out(shelf: Shelf) -> None:
         choose_embedder(_settings("b"), FakeEmbedder(model="gone").fingerprint)
     assert "was built with gone" in caught.value.message
     assert "pip install gone" in caught.value.hint
-    assert "rag ingest --rebuild" in caught.value.hint
+    assert "rag reindex --embedding" in caught.value.hint
 
 
 @pytest.mark.parametrize(

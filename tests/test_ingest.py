@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -450,7 +451,7 @@ def test_progress_never_goes_back_and_ends_complete(engine: Engine, embedder: Re
     ]
     run(engine, embedder, sources, on_progress=seen.append)
     steps = [(p.files_done, p.chunks_done, p.chunks_found, p.seconds) for p in seen]
-    for one, two in zip(steps, steps[1:], strict=False):
+    for one, two in pairwise(steps):
         assert all(a <= b for a, b in zip(one, two, strict=True))
     assert all(p.chunks_done <= p.chunks_found and p.files == 60 for p in seen)
     assert steps[-1][:3] == (60, 270, 270)

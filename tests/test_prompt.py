@@ -12,7 +12,7 @@ from rag.prompt import INSTRUCTIONS, REFUSAL, build_prompt
 from rag.text import estimate_tokens
 from rag.types import Chunk, Hit, Image, Message
 
-FAST = settings(deadline=None, derandomize=True, database=None, max_examples=150)
+FAST = settings(deadline=None, derandomize=True, database=None, max_examples=80)
 
 
 def hit(

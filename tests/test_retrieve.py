@@ -18,22 +18,26 @@ from rag.types import (
     Chunk,
     ChunkStore,
     Filters,
+    Fingerprint,
     Hit,
     Message,
 )
 from tests.fakes import FakeEmbedder
 
-FAST = settings(deadline=None, derandomize=True, database=None, max_examples=100)
+FAST = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 CALIBRATION = Calibration(0.2, {tongue: np.zeros((1, 64), np.float32) for tongue in ("zh", "en")})
 
 
 class Listed:
     """A store that finds what it is told; `vanish` says which chunks go between the two steps."""
 
+    fingerprint = FakeEmbedder().fingerprint
+
     def __init__(self, *found: tuple[Candidate, str]) -> None:
         self.found = {c.chunk_id: (c, text) for c, text in found}
         self.vanish: list[int] = []
         self.refreshed = 0
+        self.fingerprint: Fingerprint | None = None
         self.asked: list[str] = []
 
     def search(

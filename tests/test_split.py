@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from rag.split import Splitter
 from rag.types import Chunk, Document, Element, ElementKind
 from tests.fakes import FakeEmbedder
 
-FAST = settings(deadline=None, derandomize=True, database=None, max_examples=120)
+FAST = settings(deadline=None, derandomize=True, database=None, max_examples=80)
 SIZE, OVERLAP = 40, 10
 count = FakeEmbedder().count_tokens  # one token is one visible character
 
@@ -38,8 +40,6 @@ def document_of(text: str, *elements: Element, title: str = "Title") -> Document
 
 
 def markdown(source: str) -> Document:
-    from pathlib import Path
-
     content = load(Path("d.md"), source.encode(), max_bytes=10**6)
     return document_of(content.text, *content.elements, title=content.title)
 
@@ -184,7 +184,7 @@ def test_running_text_never_exceeds_the_size(document: Document) -> None:
 @given(documents())
 def test_what_chunks_share_are_whole_sentences_within_the_overlap(document: Document) -> None:
     chunks = cut(document)
-    for one, two in zip(chunks, chunks[1:], strict=False):
+    for one, two in pairwise(chunks):
         if two.start < one.end:
             shared = document.text[two.start : one.end]
             assert count(shared) <= OVERLAP
@@ -276,7 +276,7 @@ def test_rows_share_nothing() -> None:
         elements.append(Element("row", start, start + len(row)))
         start += len(row) + 1
     chunks = cut(document_of(rows, *elements))
-    assert all(a.end <= b.start for a, b in zip(chunks, chunks[1:], strict=False))
+    assert all(a.end <= b.start for a, b in pairwise(chunks))
 
 
 # --- the context ----------------------------------------------------------------------------------

@@ -337,7 +337,18 @@ def test_each_leg_gives_no_more_than_the_limit(store: ChunkStore) -> None:
 
 @pytest.mark.parametrize(
     "question",
-    ["", "?!。", "的", "AND OR NOT", '"unbalanced', "terms:zebra", "(a", "*", "\x00", "zebra " * 500],
+    [
+        "",
+        "?!。",
+        "的",
+        "AND OR NOT",
+        '"unbalanced',
+        "terms:zebra",
+        "(a",
+        "*",
+        "\x00",
+        "zebra " * 500,
+    ],
 )
 def test_no_question_is_an_error(store: ChunkStore, question: str) -> None:
     publish(store, ("a.md", "zebra"))
@@ -347,8 +358,12 @@ def test_no_question_is_an_error(store: ChunkStore, question: str) -> None:
 # --- filters --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def many(store: ChunkStore) -> ChunkStore:
+@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
+def many(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ChunkStore]:
+    """A store that no test changes."""
+    store = IMPLEMENTATIONS[request.param](tmp_path_factory.mktemp("many"))
     with store.writer(MINE) as writer:
         for n in range(60):
             put(writer, f"bulk/{n}.md", f"年假 leave 正文 {n}")
@@ -357,7 +372,8 @@ def many(store: ChunkStore) -> ChunkStore:
         put(writer, "it/[new].md", "账号 account 三", tags=("it", "公开"))
         writer.publish()
     store.refresh()
-    return store
+    yield store
+    store.close()
 
 
 @pytest.mark.parametrize(
@@ -409,7 +425,7 @@ def test_other_vectors_are_refused_by_name(store: ChunkStore) -> None:
     publish(store, ("a.md", "年假"))
     with pytest.raises(FingerprintError, match=r"fake.*other") as caught, store.writer(OTHER):
         pytest.fail("a writer with other vectors was let in")
-    assert "rag ingest" in caught.value.hint
+    assert "rag reindex" in caught.value.hint
     publish(store, ("b.md", "still writable"))
 
 
@@ -463,11 +479,16 @@ def test_a_second_writer_in_this_process_is_refused_too(opened: Opener) -> None:
 def test_what_was_put_before_a_writer_died_is_kept_for_the_next(opened: Opener) -> None:
     store = opened()
     publish(store, ("a.md", "旧的"), ("gone.md", "gone"))
-    with pytest.raises(Died), store.writer(MINE) as writer:
-        put(writer, "a.md", "新的")
-        put(writer, "b.md", "another")
-        writer.remove("file:gone.md")
-        raise Died
+
+    def die_halfway() -> None:
+        with store.writer(MINE) as writer:
+            put(writer, "a.md", "新的")
+            put(writer, "b.md", "another")
+            writer.remove("file:gone.md")
+            raise Died
+
+    with pytest.raises(Died):
+        die_halfway()
     store.refresh()
     assert set(found(store, "新的 another")) == {"旧的", "gone"}
     with opened().writer(MINE) as writer:

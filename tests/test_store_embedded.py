@@ -15,7 +15,7 @@ import pytest
 from rag.calibrate import Calibration
 from rag.errors import DamagedStoreError, StoreError
 from rag.retrieve import Retriever
-from rag.stores import vectors
+from rag.stores import keywords, vectors
 from rag.stores.embedded import EmbeddedStore
 from rag.types import Candidate, Filters, Fingerprint
 from tests.test_store_contract import EMBEDDER, MINE, found, make, names, publish, put
@@ -50,9 +50,11 @@ def results(store: EmbeddedStore) -> list[list[Candidate]]:
     ]
 
 
-@pytest.fixture
-def grown(store: EmbeddedStore) -> EmbeddedStore:
-    """Three generations, with replaced and removed documents."""
+@pytest.fixture(scope="module")
+def three_generations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to copy, with replaced and removed documents."""
+    place = tmp_path_factory.mktemp("grown") / "base"
+    store = EmbeddedStore(place)
     for generation in range(3):
         publish(
             store,
@@ -62,7 +64,16 @@ def grown(store: EmbeddedStore) -> EmbeddedStore:
             ),
             remove=[f"{generation}.md"],
         )
-    return store
+    store.close()
+    return place
+
+
+@pytest.fixture
+def grown(three_generations: Path, place: Path) -> Iterator[EmbeddedStore]:
+    shutil.copytree(three_generations, place)
+    store = EmbeddedStore(place)
+    yield store
+    store.close()
 
 
 def caches(place: Path) -> list[Path]:
@@ -75,6 +86,27 @@ def truncated(path: Path) -> None:
 
 def garbled(path: Path) -> None:
     path.write_bytes(np.random.default_rng(1).bytes(path.stat().st_size or 64))
+
+
+def test_frequent_terms_are_looked_up_another_way_with_the_same_result(
+    grown: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scores() -> list[dict[int, tuple[float, float, float]]]:
+        return [
+            {
+                c.chunk_id: pytest.approx((c.keyword, c.coverage, c.share), abs=1e-4)
+                for c in grown.search(q, EMBEDDER.embed_query(q), limit=8)
+            }
+            for q in QUESTIONS
+        ]
+
+    rare = scores()
+    assert any(rare)
+    for frequent in (0, 4):
+        monkeypatch.setattr(keywords, "_FREQUENT", frequent)
+        for one, two in zip(rare, scores(), strict=True):
+            assert one.keys() == two.keys()
+            assert all(one[i] == two[i].expected for i in one)  # type: ignore[attr-defined]
 
 
 # --- the indexes are caches -----------------------------------------------------------------------
@@ -96,7 +128,7 @@ def test_damaged_or_lost_indexes_are_made_again_with_equal_results(
     assert any(f.suffix == ".faiss" for f in caches(place))
 
 
-@pytest.mark.parametrize("suffix", [".term", ".idx", ".store", ".fast", ".json", ".fieldnorm"])
+@pytest.mark.parametrize("suffix", [".idx", ".store", ".fast", ".json"])
 @pytest.mark.parametrize("harm", [Path.unlink, truncated, garbled], ids=lambda f: f.__name__)
 def test_one_damaged_file_of_the_keyword_index_is_noticed(
     grown: EmbeddedStore, place: Path, suffix: str, harm: Callable[[Path], None]

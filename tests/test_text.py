@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from rag.text import estimate_tokens, language, question_terms, sentences, terms
 
 FAST = settings(deadline=None, derandomize=True, database=None, max_examples=150)
-MIXED = st.text(st.sampled_from("ab zA.!?…。！？；，\n\t\u3000\"')」员工请假3.5é\u0301"), max_size=80)
+MIXED = st.text(
+    st.sampled_from("ab zA.!?…。！？；，\n\t\u3000\"')」员工请假3.5é\u0301"), max_size=80
+)
 
 
 def test_chinese_text_becomes_characters_and_pairs_of_neighbours() -> None:

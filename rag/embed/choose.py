@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rag.embed.prepare import Progress
     from rag.types import Embedder, Fingerprint
 
-_REBUILD = "rag ingest --rebuild"
+_REBUILD = "rag reindex --embedding NAME"
 
 
 @dataclass(frozen=True, slots=True)

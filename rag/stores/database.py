@@ -12,10 +12,9 @@ import hashlib
 import json
 import queue
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from rag.errors import DamagedStoreError, NotFoundError, StoreError
 from rag.types import Chunk, Document, DocumentInfo, Element, Filters, Fingerprint
 
 if TYPE_CHECKING:
-    from rag.types import Matrix
+    pass
 
 SCHEMA_VERSION = 1
 
@@ -58,11 +57,20 @@ CREATE INDEX IF NOT EXISTS removed_generation ON removed (generation);
 """
 
 _VISIBLE = "d.added_in <= :generation AND (d.removed_in IS NULL OR d.removed_in > :generation)"
-_INFO = (
+INFO = (
     "d.id, d.uri, d.name, d.type, d.title, d.content_hash, d.settings_hash, d.size, d.tags,"
     " d.chunks, d.updated_at"
 )
 _CHUNK = 'd.id, c.ordinal, c.start, c."end", c.text, c.context, c.heading, c.page, c.sheet'
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is published: `vectors_since` is the first generation with this fingerprint."""
+
+    generation: int
+    fingerprint: Fingerprint | None
+    vectors_since: int
 
 
 class Database:
@@ -138,23 +146,26 @@ class Database:
         with self.reading() as db:
             return read_generation(db)
 
-    def fingerprint(self) -> Fingerprint | None:
+    def state(self) -> State:
         with self.reading() as db:
-            value = read_meta(db, "fingerprint")
-        return Fingerprint(**json.loads(value)) if value else None
+            return State(
+                read_generation(db),
+                _fingerprint(read_meta(db, "fingerprint")),
+                int(read_meta(db, "vectors_since") or 0),
+            )
 
     def documents(self, filters: Filters) -> list[DocumentInfo]:
         with self.reading() as db:
             where, values = _where(filters, read_generation(db))
             rows = db.execute(
-                f"SELECT {_INFO} FROM documents d WHERE {where} ORDER BY d.name", values
+                f"SELECT {INFO} FROM documents d WHERE {where} ORDER BY d.name", values
             )
-            return [_info(row) for row in rows]
+            return [info_of(row) for row in rows]
 
     def document(self, document_id: str) -> Document:
         with self.reading() as db:
             row = db.execute(
-                f"SELECT {_INFO}, d.text, d.elements FROM documents d"
+                f"SELECT {INFO}, d.text, d.elements FROM documents d"
                 f" WHERE d.id = :id AND {_VISIBLE}",
                 {"id": document_id, "generation": read_generation(db)},
             ).fetchone()
@@ -163,7 +174,7 @@ class Database:
                 f"There is no document {document_id!r} in this knowledge base.",
                 "List the documents with: rag docs ls",
             )
-        info = _info(row)
+        info = info_of(row)
         return Document(
             id=info.id,
             uri=info.uri,
@@ -260,140 +271,8 @@ class Database:
             )
 
 
-class Staging:
-    """The writer's side: rows of the coming generation, on a connection of their own."""
-
-    def __init__(self, db: sqlite3.Connection, fingerprint: Fingerprint) -> None:
-        self._db = db
-        self._fingerprint = json.dumps(asdict(fingerprint))
-        self._published = read_generation(db)
-        self.target = self._published + 1
-        with db:
-            # The last writer may have died: its removals are decided anew, its additions are kept.
-            db.execute(
-                "UPDATE documents SET removed_in = NULL WHERE removed_in = ?", (self.target,)
-            )
-            db.execute(
-                "UPDATE documents SET removed_in = :target WHERE added_in < :target AND uri IN"
-                " (SELECT uri FROM documents WHERE added_in = :target)",
-                {"target": self.target},
-            )
-
-    def known(self) -> dict[str, DocumentInfo]:
-        rows = self._db.execute(f"SELECT {_INFO} FROM documents d WHERE d.removed_in IS NULL")
-        return {row[1]: _info(row) for row in rows}
-
-    def vectors(self, texts: Iterable[str]) -> dict[str, bytes]:
-        found: dict[str, bytes] = {}
-        for text in texts:
-            row = self._db.execute(
-                "SELECT v.vector FROM chunks c JOIN vectors v ON v.chunk_id = c.id"
-                " WHERE c.text_hash = ? LIMIT 1",
-                (text_hash(text),),
-            ).fetchone()
-            if row is not None:
-                found[text] = row[0]
-        return found
-
-    def put(self, document: Document, chunks: Sequence[Chunk], vectors: Matrix) -> None:
-        with self._db:
-            # Only now: a model that could not embed anything leaves the choice to the next run.
-            write_meta(self._db, "fingerprint", self._fingerprint)
-            self._discard(document.uri)
-            elements = [
-                (e.kind, e.start, e.end, e.heading, e.page, e.sheet) for e in document.elements
-            ]
-            key = self._db.execute(
-                "INSERT INTO documents (id, uri, name, type, title, text, elements, content_hash,"
-                " settings_hash, size, tags, chunks, updated_at, added_in)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (
-                    document.id,
-                    document.uri,
-                    document.name,
-                    document.type,
-                    document.title,
-                    document.text,
-                    _json(elements),
-                    document.content_hash,
-                    document.settings_hash,
-                    document.size,
-                    _json(document.tags),
-                    len(chunks),
-                    datetime.now(UTC).isoformat(timespec="seconds"),
-                    self.target,
-                ),
-            ).lastrowid
-            for chunk, vector in zip(chunks, vectors, strict=True):
-                chunk_id = self._db.execute(
-                    'INSERT INTO chunks (document_key, ordinal, start, "end", text, context,'
-                    " heading, page, sheet, text_hash) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                    (
-                        key,
-                        chunk.ordinal,
-                        chunk.start,
-                        chunk.end,
-                        chunk.text,
-                        chunk.context,
-                        _json(chunk.heading),
-                        chunk.page,
-                        chunk.sheet,
-                        text_hash(chunk.embedded_text),
-                    ),
-                ).lastrowid
-                self._db.execute(
-                    "INSERT INTO vectors (chunk_id, vector) VALUES (?,?)",
-                    (chunk_id, vector.astype("<f4").tobytes()),
-                )
-
-    def remove(self, uri: str) -> None:
-        with self._db:
-            self._discard(uri)
-
-    def _discard(self, uri: str) -> None:
-        """Staged rows go at once; published ones are marked, because readers still see them."""
-        # The plus keeps SQLite from the index on added_in, which would walk all that is staged.
-        staged = self._db.execute(
-            "SELECT key FROM documents WHERE uri = ? AND +added_in = ?", (uri, self.target)
-        ).fetchall()
-        for (key,) in staged:
-            self._delete(key)
-        self._db.execute(
-            "UPDATE documents SET removed_in = ? WHERE uri = ? AND removed_in IS NULL",
-            (self.target, uri),
-        )
-
-    def _delete(self, key: int) -> None:
-        self._db.execute(
-            "DELETE FROM vectors WHERE chunk_id IN (SELECT id FROM chunks WHERE document_key = ?)",
-            (key,),
-        )
-        self._db.execute("DELETE FROM chunks WHERE document_key = ?", (key,))
-        self._db.execute("DELETE FROM documents WHERE key = ?", (key,))
-
-    def publish(self) -> int:
-        changed = self._db.execute(
-            "SELECT 1 FROM documents WHERE added_in = :target OR removed_in = :target LIMIT 1",
-            {"target": self.target},
-        ).fetchone()
-        if changed is None:
-            return self._published
-        self._db.execute("PRAGMA synchronous = FULL")  # a published generation survives a power cut
-        with self._db:
-            gone = self._db.execute(
-                "SELECT key FROM documents WHERE removed_in = ?", (self.target,)
-            ).fetchall()
-            for (key,) in gone:
-                self._db.execute(
-                    "INSERT INTO removed (chunk_id, generation)"
-                    " SELECT id, ? FROM chunks WHERE document_key = ?",
-                    (self.target, key),
-                )
-                self._delete(key)
-            write_meta(self._db, "generation", str(self.target))
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._published, self.target = self.target, self.target + 1
-        return self._published
+def _fingerprint(value: str | None) -> Fingerprint | None:
+    return None if value is None else Fingerprint(**json.loads(value))
 
 
 def text_hash(text: str) -> bytes:
@@ -421,7 +300,7 @@ def _where(filters: Filters, generation: int) -> tuple[str, dict[str, object]]:
     def any_of(condition: str, items: Sequence[str]) -> None:
         if items:
             name = f"v{len(values)}"
-            values[name] = _json(items)
+            values[name] = as_json(items)
             chosen = f"(SELECT value FROM json_each(:{name}))"
             conditions.append(f"({condition.replace('?', chosen)})")
 
@@ -432,11 +311,11 @@ def _where(filters: Filters, generation: int) -> tuple[str, dict[str, object]]:
     return " AND ".join(conditions), values
 
 
-def _json(value: object) -> str:
+def as_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _info(row: tuple) -> DocumentInfo:  # type: ignore[type-arg]
+def info_of(row: tuple) -> DocumentInfo:  # type: ignore[type-arg]
     return DocumentInfo(
         id=row[0],
         uri=row[1],

@@ -11,14 +11,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.errors import BusyError, FingerprintError, StoreError
-from rag.stores.database import Database, Staging
+from rag.stores.database import Database, State
 from rag.stores.files import exclusive
 from rag.stores.keywords import KeywordIndex, KeywordView, Match
+from rag.stores.staging import Staging
 from rag.stores.vectors import (
     VectorIndex,
     as_ids,
@@ -53,7 +54,7 @@ class _OutdatedError(Exception):
 class _View:
     """What questions see: both indexes at one generation."""
 
-    generation: int
+    state: State
     vectors: VectorIndex
     keywords: KeywordView
 
@@ -77,7 +78,8 @@ class EmbeddedStore:
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        return self._db.fingerprint()
+        view = self._view
+        return self._db.state().fingerprint if view is None else view.state.fingerprint
 
     @property
     def generation(self) -> int:
@@ -100,10 +102,15 @@ class EmbeddedStore:
     def search(
         self, question: str, vector: Vector, *, limit: int, filters: Filters = Filters()
     ) -> list[Candidate]:
+        began = self.fingerprint
         for _ in range(_TRIES):
             view = self._current()
             if view is None:
                 return []
+            if began not in (None, view.state.fingerprint):
+                raise FingerprintError(
+                    "The knowledge base has just moved to another embedding model.", "Ask again."
+                )
             try:
                 return self._search(view, question, vector, limit, filters)
             except _OutdatedError:
@@ -118,7 +125,7 @@ class EmbeddedStore:
         keys = ids = None
         if filters:
             generation, keys, chunk_ids = self._db.allowed(filters)
-            if generation != view.generation:
+            if generation != view.state.generation:
                 raise _OutdatedError
             ids = as_ids(chunk_ids)
             if not chunk_ids:
@@ -129,7 +136,7 @@ class EmbeddedStore:
         both = list(dict.fromkeys([*dense, *keyword]))
         inexact = [i for i in both if i not in dense or not view.vectors.exact]
         stored = self._cosines(inexact, vector)
-        if len(stored) < len(inexact) and self._db.generation() != view.generation:
+        if len(stored) < len(inexact) and self._db.generation() != view.state.generation:
             raise _OutdatedError
         cosines = dense | stored
         matches = asked.matches(both)
@@ -151,7 +158,7 @@ class EmbeddedStore:
 
     def fetch(self, chunk_ids: Sequence[int]) -> dict[int, tuple[Chunk, str, str]]:
         view = self._current()
-        return {} if view is None else self._db.fetch(chunk_ids, view.generation)
+        return {} if view is None else self._db.fetch(chunk_ids, view.state.generation)
 
     def _current(self) -> _View | None:
         if self._view is None:
@@ -164,19 +171,24 @@ class EmbeddedStore:
         with self._refreshing:
             moved = False
             for _ in range(_TRIES):
-                newest = self._db.generation()
-                fingerprint = self._db.fingerprint()
-                if fingerprint is None or newest == (self._view.generation if self._view else 0):
+                state = self._db.state()
+                if state.fingerprint is None or state == (self._view and self._view.state):
                     break
-                # Published to meanwhile, it may miss what went: the next round sees what came.
-                self._view = self._newer_view(newest, fingerprint.dimension)
-                moved = True
+                view = self._newer_view(state, state.fingerprint.dimension)
+                if view is not None:
+                    self._view = view
+                    moved = True
             return moved
 
-    def _newer_view(self, generation: int, dimension: int) -> _View:
-        keywords = self._keywords_at(generation)
-        vectors = self._vectors_at(keywords.generation, dimension)
-        return _View(keywords.generation, vectors, keywords)
+    def _newer_view(self, state: State, dimension: int) -> _View | None:
+        """A view of `state` or, where another process is ahead, of a later generation; None if the
+        vectors have become others meanwhile."""
+        keywords = self._keywords_at(state.generation)
+        if keywords.generation != state.generation:
+            if self._db.state().vectors_since != state.vectors_since:
+                return None
+            state = replace(state, generation=keywords.generation)
+        return _View(state, self._vectors_at(state, dimension), keywords)
 
     def _keywords_at(self, generation: int) -> KeywordView:
         """A view of `generation` or a later one: another process may be ahead of us."""
@@ -207,19 +219,23 @@ class EmbeddedStore:
                 newest,
             )
 
-    def _vectors_at(self, generation: int, dimension: int) -> VectorIndex:
-        index = self._view.vectors if self._view else VectorIndex.empty(dimension)
-        index = self._newer_base(index, generation, dimension)
-        ids, vectors = gather(self._db.vectors_between(index.generation, generation), dimension)
-        removed = as_ids(self._db.removed_between(index.generation, generation))
-        index = index.changed(ids, vectors, removed, generation)
+    def _vectors_at(self, state: State, dimension: int) -> VectorIndex:
+        index = VectorIndex.empty(dimension)
+        if self._view and self._view.state.vectors_since == state.vectors_since:
+            index = self._view.vectors
+        index = self._newer_base(index, state, dimension)
+        held, wanted = index.generation, state.generation
+        ids, vectors = gather(self._db.vectors_between(held, wanted), dimension)
+        removed = as_ids(self._db.removed_between(held, wanted))
+        index = index.changed(ids, vectors, removed, wanted)
         return self._rebuilt(index, dimension) if index.wants_rebuild else index
 
-    def _newer_base(self, index: VectorIndex, generation: int, dimension: int) -> VectorIndex:
+    def _newer_base(self, index: VectorIndex, state: State, dimension: int) -> VectorIndex:
         for path, held in base_files(self._folder):
-            if held > self._db.generation():  # of a database that was here before
+            if held < state.vectors_since or held > self._db.generation():
+                # Of another model, or of a database that was here before.
                 path.unlink(missing_ok=True)
-            elif index.generation < held <= generation:
+            elif index.generation < held <= state.generation:
                 base = load_base(path, held, dimension)
                 if base is not None:
                     return VectorIndex.of(base, dimension)
@@ -239,18 +255,24 @@ class EmbeddedStore:
     # --- writing ------------------------------------------------------------------------------
 
     @contextmanager
-    def writer(self, fingerprint: Fingerprint) -> Iterator[EmbeddedWriter]:
+    def writer(
+        self, fingerprint: Fingerprint, *, replacing: bool = False
+    ) -> Iterator[EmbeddedWriter]:
         with exclusive(self._folder / "write.lock", "writing to this knowledge base"):
-            recorded = self.fingerprint
-            if recorded is not None and recorded != fingerprint:
-                raise FingerprintError(
-                    f"This knowledge base holds vectors of {recorded.model} ({recorded.revision},"
-                    f" {recorded.dimension} dimensions), not of {fingerprint.model}"
-                    f" ({fingerprint.revision}, {fingerprint.dimension} dimensions).",
-                    "Use the recorded model, or embed everything anew with: rag ingest --rebuild",
-                )
+            recorded = self._db.state().fingerprint
+            if recorded not in (None, fingerprint) and not replacing:
+                raise _other_vectors(recorded, fingerprint)
             with self._db.explained(), closing(self._db.connect()) as connection:
-                yield EmbeddedWriter(Staging(connection, fingerprint))
+                yield EmbeddedWriter(Staging(connection, fingerprint, replacing=replacing))
+
+
+def _other_vectors(recorded: Fingerprint, offered: Fingerprint) -> FingerprintError:
+    return FingerprintError(
+        f"This knowledge base holds vectors of {recorded.model} ({recorded.revision},"
+        f" {recorded.dimension} dimensions), not of {offered.model} ({offered.revision},"
+        f" {offered.dimension} dimensions).",
+        f"Use the recorded model, or change it with: rag reindex --embedding {offered.model}",
+    )
 
 
 class EmbeddedWriter:

@@ -1,0 +1,195 @@
+"""The writer's side of an embedded knowledge base: rows of the coming generation."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rag.stores.database import (
+    INFO,
+    as_json,
+    info_of,
+    read_generation,
+    read_meta,
+    text_hash,
+    write_meta,
+)
+from rag.types import Chunk, Document, DocumentInfo, Fingerprint
+
+if TYPE_CHECKING:
+    from rag.types import Matrix
+
+
+class Staging:
+    """Rows of the coming generation, on a connection of their own.
+
+    They all hold vectors of one fingerprint. `replacing` builds the knowledge base anew beside the
+    published one, whose documents count as unknown and all go when the new ones are published.
+    """
+
+    def __init__(
+        self, db: sqlite3.Connection, fingerprint: Fingerprint, *, replacing: bool = False
+    ) -> None:
+        self._db = db
+        self._fingerprint = json.dumps(asdict(fingerprint))
+        self._replacing = replacing
+        self._published = read_generation(db)
+        self.target = self._published + 1
+        with db:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """The last writer may have died: its additions are kept if their vectors are of use, its
+        removals are decided anew."""
+        if read_meta(self._db, "staged_fingerprint") != self._fingerprint:
+            staged = self._db.execute(
+                "SELECT key FROM documents WHERE added_in = ?", (self.target,)
+            ).fetchall()
+            for (key,) in staged:
+                self._delete(key)
+            write_meta(self._db, "staged_fingerprint", self._fingerprint)
+        self._db.execute(
+            "UPDATE documents SET removed_in = NULL WHERE removed_in = ?", (self.target,)
+        )
+        self._db.execute(
+            "UPDATE documents SET removed_in = :target WHERE added_in < :target AND uri IN"
+            " (SELECT uri FROM documents WHERE added_in = :target)",
+            {"target": self.target},
+        )
+
+    def known(self) -> dict[str, DocumentInfo]:
+        rows = self._db.execute(
+            f"SELECT {INFO} FROM documents d WHERE d.removed_in IS NULL AND d.added_in >= ?",
+            (self._oldest,),
+        )
+        return {row[1]: info_of(row) for row in rows}
+
+    def vectors(self, texts: Iterable[str]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for text in texts:
+            row = self._db.execute(
+                "SELECT v.vector FROM chunks c JOIN vectors v ON v.chunk_id = c.id"
+                " JOIN documents d ON d.key = c.document_key"
+                " WHERE c.text_hash = ? AND d.added_in >= ? LIMIT 1",
+                (text_hash(text), self._oldest),
+            ).fetchone()
+            if row is not None:
+                found[text] = row[0]
+        return found
+
+    @property
+    def _oldest(self) -> int:
+        """The first generation whose rows hold vectors of our fingerprint, as far as we care."""
+        return self.target if self._replacing else 0
+
+    def put(self, document: Document, chunks: Sequence[Chunk], vectors: Matrix) -> None:
+        with self._db:
+            self._discard(document.uri)
+            elements = [
+                (e.kind, e.start, e.end, e.heading, e.page, e.sheet) for e in document.elements
+            ]
+            key = self._db.execute(
+                "INSERT INTO documents (id, uri, name, type, title, text, elements, content_hash,"
+                " settings_hash, size, tags, chunks, updated_at, added_in)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    document.id,
+                    document.uri,
+                    document.name,
+                    document.type,
+                    document.title,
+                    document.text,
+                    as_json(elements),
+                    document.content_hash,
+                    document.settings_hash,
+                    document.size,
+                    as_json(document.tags),
+                    len(chunks),
+                    datetime.now(UTC).isoformat(timespec="seconds"),
+                    self.target,
+                ),
+            ).lastrowid
+            for chunk, vector in zip(chunks, vectors, strict=True):
+                chunk_id = self._db.execute(
+                    'INSERT INTO chunks (document_key, ordinal, start, "end", text, context,'
+                    " heading, page, sheet, text_hash) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                    (
+                        key,
+                        chunk.ordinal,
+                        chunk.start,
+                        chunk.end,
+                        chunk.text,
+                        chunk.context,
+                        as_json(chunk.heading),
+                        chunk.page,
+                        chunk.sheet,
+                        text_hash(chunk.embedded_text),
+                    ),
+                ).lastrowid
+                self._db.execute(
+                    "INSERT INTO vectors (chunk_id, vector) VALUES (?,?)",
+                    (chunk_id, vector.astype("<f4").tobytes()),
+                )
+
+    def remove(self, uri: str) -> None:
+        with self._db:
+            self._discard(uri)
+
+    def _discard(self, uri: str) -> None:
+        """Staged rows go at once; published ones are marked, because readers still see them."""
+        # The plus keeps SQLite from the index on added_in, which would walk all that is staged.
+        staged = self._db.execute(
+            "SELECT key FROM documents WHERE uri = ? AND +added_in = ?", (uri, self.target)
+        ).fetchall()
+        for (key,) in staged:
+            self._delete(key)
+        self._db.execute(
+            "UPDATE documents SET removed_in = ? WHERE uri = ? AND removed_in IS NULL",
+            (self.target, uri),
+        )
+
+    def _delete(self, key: int) -> None:
+        self._db.execute(
+            "DELETE FROM vectors WHERE chunk_id IN (SELECT id FROM chunks WHERE document_key = ?)",
+            (key,),
+        )
+        self._db.execute("DELETE FROM chunks WHERE document_key = ?", (key,))
+        self._db.execute("DELETE FROM documents WHERE key = ?", (key,))
+
+    def publish(self) -> int:
+        if self._replacing:
+            with self._db:
+                self._db.execute(
+                    "UPDATE documents SET removed_in = :target"
+                    " WHERE removed_in IS NULL AND added_in < :target",
+                    {"target": self.target},
+                )
+        changed = self._db.execute(
+            "SELECT 1 FROM documents WHERE added_in = :target OR removed_in = :target LIMIT 1",
+            {"target": self.target},
+        ).fetchone()
+        if changed is None:
+            return self._published
+        self._db.execute("PRAGMA synchronous = FULL")  # a published generation survives a power cut
+        with self._db:
+            gone = self._db.execute(
+                "SELECT key FROM documents WHERE removed_in = ?", (self.target,)
+            ).fetchall()
+            for (key,) in gone:
+                self._db.execute(
+                    "INSERT INTO removed (chunk_id, generation)"
+                    " SELECT id, ? FROM chunks WHERE document_key = ?",
+                    (self.target, key),
+                )
+                self._delete(key)
+            if read_meta(self._db, "fingerprint") != self._fingerprint:
+                write_meta(self._db, "fingerprint", self._fingerprint)
+                write_meta(self._db, "vectors_since", str(self.target))
+            write_meta(self._db, "generation", str(self.target))
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._published, self.target = self.target, self.target + 1
+        return self._published
