@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import problems
 from api.routes import ask, knowledge, status
+from api.safety import BodyLimit, SafeHeaders, SameOrigin
 from rag import __version__
 from rag.config import Settings
 from rag.engine import Engine
@@ -23,14 +21,6 @@ from rag.errors import RagError
 
 _WEB = Path(__file__).parent / "web"
 _REFRESH_SECONDS = 0.3
-_API_PAGES = ("/docs", "/redoc")
-# The page loads nothing from elsewhere and runs no script but its own files.
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 _log = logging.getLogger("rag.api")
 
 
@@ -48,6 +38,8 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
     )
     app.state.engine = engine
     problems.install(app)
+    app.add_middleware(BodyLimit, max_bytes=engine.settings.max_request_mb * 1_000_000)
+    app.add_middleware(SameOrigin)
     app.add_middleware(SafeHeaders)
     for routes in (ask, knowledge, status):
         app.include_router(routes.router)
@@ -82,29 +74,8 @@ async def _follow(engine: Engine) -> None:
     """Takes up what other processes publish."""
     while True:
         await asyncio.sleep(_REFRESH_SECONDS)
-        try:
-            await asyncio.to_thread(engine.refresh)
-        except RagError as error:
-            _log.warning("%s", error)
-
-
-class SafeHeaders:
-    """Adds the headers that keep a page safe. Plain ASGI, so that streams and disconnects pass."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(_HEADERS)
-        if scope["path"].startswith(_API_PAGES):  # they load their scripts from elsewhere
-            del headers["Content-Security-Policy"]
-
-        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(headers)
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
+        for base in engine.opened():
+            try:
+                await asyncio.to_thread(base.store.refresh)
+            except Exception:  # noqa: BLE001 - the next round may succeed, the server goes on
+                _log.exception("knowledge base %s cannot be brought up to date", base.name)

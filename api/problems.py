@@ -63,7 +63,7 @@ def status_of(error: errors.RagError) -> int:
 def failed_response(failed: Failed) -> JSONResponse:
     """An answer that failed before it was sent."""
     status = _CODES.get(failed.code, 502 if failed.code.startswith("model") else 500)
-    return _response(status, failed.code, failed.message, failed.hint, failed.retryable)
+    return problem(status, failed.code, failed.message, failed.hint, failed.retryable)
 
 
 def install(app: FastAPI) -> None:
@@ -77,17 +77,20 @@ def install(app: FastAPI) -> None:
             f"{'.'.join(str(p) for p in e['loc'][1:]) or 'body'}: {e['msg']}"
             for e in error.errors()
         )
-        return _response(422, "invalid", f"The request is not valid: {what}.", "See /docs.", False)
+        return problem(422, "invalid", f"The request is not valid: {what}.", "See /docs.")
 
     @app.exception_handler(HTTPException)
     async def http(_request: Request, error: HTTPException) -> JSONResponse:
-        return _response(error.status_code, "http", f"{error.detail}.", "See /docs.", False)
+        return problem(error.status_code, "http", f"{error.detail}.", "See /docs.")
 
     @app.exception_handler(Exception)
     async def unforeseen(_request: Request, _error: Exception) -> JSONResponse:
         return failed_response(INTERNAL)  # the server's log has the traceback
 
 
-def _response(status: int, code: str, message: str, hint: str, retryable: bool) -> JSONResponse:
+def problem(
+    status: int, code: str, message: str, hint: str, retryable: bool = False
+) -> JSONResponse:
+    """One error in the one shape."""
     body = Problem(code=code, message=message, hint=hint, retryable=retryable)
     return JSONResponse({"error": body.model_dump()}, status_code=status)

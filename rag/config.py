@@ -108,6 +108,7 @@ class Settings(BaseSettings):
 
     # the server
     host: str = "127.0.0.1"
+    max_request_mb: int = Field(default=500, gt=0)
     port: int = Field(default=8000, ge=0, le=65535)
 
     @classmethod

@@ -173,11 +173,14 @@ class Engine:
                 on_notice("To use another: rag reindex --embedding NAME")
             return self._embedders.setdefault(choice.embedder.fingerprint, choice.embedder)
 
+    def opened(self) -> list[KnowledgeBase]:
+        """Those that questions have been asked of."""
+        with self._lock:
+            return list(self._open.values())
+
     def refresh(self) -> None:
         """Lets open knowledge bases see what other processes have published since."""
-        with self._lock:
-            opened = list(self._open.values())
-        for base in opened:
+        for base in self.opened():
             base.store.refresh()
 
     # --- the way in ---------------------------------------------------------------------------

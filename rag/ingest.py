@@ -303,13 +303,14 @@ class _Run:
     # --- the embedding side -------------------------------------------------------------------
 
     def _batches(self) -> Iterator[list[_Prepared]]:
-        """Documents as they come, together about enough chunks to keep all cores busy."""
+        """Documents as they come, together enough chunks to keep all cores busy."""
         batch: list[_Prepared] = []
         while (item := self._ready.get()) is not None:
             if isinstance(item, RagError):
                 raise item
             batch.append(item)
-            if sum(len(p.chunks) for p in batch) >= _BATCH_CHUNKS:
+            chunks = sum(len(p.chunks) for p in batch)
+            if chunks >= (_SLICE_CHUNKS if self._ready.empty() else _BATCH_CHUNKS):
                 yield batch
                 batch = []
         if batch:

@@ -32,7 +32,7 @@ FLOORS = (
     ("rag.engine",),
     ("rag.evaluate", "rag.doctor"),
     ("rag.console", "api.schemas", "api.problems", "api.dependencies"),
-    ("rag.cli", "api.routes"),
+    ("rag.cli", "api.routes", "api.safety"),
     ("api.app",),
     ("rag.__main__", "api"),
 )
