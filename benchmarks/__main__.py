@@ -40,7 +40,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--questions", type=Path, help='JSON lines with "question"')
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--embedded", type=int, default=4_000, help="texts really embedded")
-    parser.add_argument("--rounds", type=int, default=4, help="of the paired measurements")
+    parser.add_argument("--rounds", type=int, default=6, help="of the paired measurements")
     parser.add_argument(
         "--cache", type=Path, default=platformdirs.user_cache_path("rag") / "benchmarks"
     )

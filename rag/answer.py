@@ -15,6 +15,7 @@ from rag.prompt import REFUSAL, build_prompt
 from rag.retrieve import Retrieves
 from rag.text import Language, estimate_tokens, language
 from rag.types import (
+    EXTRACTIVE,
     Answer,
     AnswerEvent,
     ChatModel,
@@ -32,8 +33,6 @@ from rag.types import (
     Token,
     Usage,
 )
-
-EXTRACTIVE = "extractive"
 
 EXTRACTED: dict[Language, str] = {
     "zh": "尚未配置对话模型，回答由文档原文摘录而成。",

@@ -8,22 +8,23 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rag.answer import EXTRACTIVE, Answerer, Question
+from rag.answer import Answerer, Question
 from rag.calibrate import Calibration
-from rag.chat.client import OpenAIChat
 from rag.config import Settings
 from rag.embed import Choice, choose_embedder, open_embedder
-from rag.errors import ConfigError, FingerprintError, InputError, NotFoundError, VisionError
+from rag.errors import FingerprintError, InputError, NotFoundError, VisionError
 from rag.extract import Extractor
 from rag.files import Upload, plan_files
 from rag.images import ImageCheck
 from rag.ingest import Ingest, Plan, Progress, Report, StoredDocument
 from rag.load import LOADER_VERSION, load
+from rag.models import Models
 from rag.retrieve import Retriever
 from rag.sessions import Sessions
 from rag.split import Splitter
 from rag.stores.embedded import EmbeddedStore
 from rag.types import (
+    EXTRACTIVE,
     AnswerEvent,
     ChatModel,
     Chunk,
@@ -41,13 +42,6 @@ from rag.types import (
 DEFAULT = "default"
 _NAME = re.compile(r"[\w\-]{1,64}")
 _MAX_QUESTION = 8_000
-_SEES = re.compile(
-    r"gpt-(4o|4\.1|5)|^o[134]|claude|gemini|vision|[-_]vl\b|-vl-|qvq|glm-\d(\.\d)?v|llava|pixtral|omni"
-    r"|gemma-?[34]|kimi-k2\.5|qwen-?3\.[05]",
-    re.IGNORECASE,
-)
-
-
 OnPrepare = Callable[[str, float], None]
 ChooseEmbedder = Callable[[Settings, Fingerprint | None, OnPrepare | None], Choice]
 
@@ -78,7 +72,7 @@ class Engine:
         self._stores: dict[str, EmbeddedStore] = {}
         self._open: dict[str, KnowledgeBase] = {}
         self._embedders: dict[Fingerprint, Embedder] = {}
-        self._models: dict[str, ChatModel] = {}
+        self._models = Models(settings)
         self._sessions: Sessions | None = None
 
     @classmethod
@@ -86,8 +80,7 @@ class Engine:
         return cls(settings or Settings.read())
 
     async def aclose(self) -> None:
-        for model in self._models.values():
-            await model.aclose()
+        await self._models.aclose()
         self.close()
 
     def close(self) -> None:
@@ -413,34 +406,11 @@ class Engine:
         )
 
     def model(self, name: str | None = None) -> ChatModel | None:
-        """The chat model of this name, else the configured one; None is the extractive answerer."""
-        settings = self.settings
-        name = name or settings.model or EXTRACTIVE
-        if name == EXTRACTIVE:
-            return None
-        offered = [m for m in (settings.model, *settings.models) if m]
-        if name not in offered:
-            raise InputError(
-                f"There is no model {name!r} here.",
-                f"Offered: {', '.join([*offered, EXTRACTIVE])}. Add names with RAG_MODELS.",
-            )
-        if settings.openai_api_key is None and settings.openai_base_url is None:
-            raise ConfigError(
-                f"There is no way to the model {name!r}.",
-                "Set OPENAI_API_KEY, and OPENAI_BASE_URL for a server other than OpenAI's.",
-            )
-        with self._lock:
-            if name not in self._models:
-                key = settings.openai_api_key
-                self._models[name] = OpenAIChat(
-                    name,
-                    api_key=key.get_secret_value() if key else "none",
-                    base_url=settings.openai_base_url,
-                    vision=bool(_SEES.search(name)) if settings.vision is None else settings.vision,
-                    context_window=settings.context_window,
-                    timeout=settings.model_timeout,
-                )
-            return self._models[name]
+        """The chat model of this name, else the configured one; None is the extractive answerer.
+
+        Raises InputError for a name that is not offered, ConfigError if there is no way to it.
+        """
+        return self._models.get(name or self.settings.model or EXTRACTIVE)
 
     @property
     def images(self) -> ImageCheck:

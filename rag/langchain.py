@@ -32,7 +32,10 @@ class RagRetriever(BaseRetriever):
     filters: Filters = Filters()
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,  # noqa: ARG002 - the base class gives it
     ) -> list[Document]:
         hits = self.retriever.retrieve(query, top_k=self.top_k, filters=self.filters)
         return [_document(hit) for hit in hits]

@@ -384,9 +384,12 @@ class Timings:
     total: float
 
 
+EXTRACTIVE = "extractive"  # in a model's place, where answers are quoted passages
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """`model` is the model's name, or "extractive"; `refused` means the documents do not tell."""
+    """`model` is the model's name, or EXTRACTIVE; `refused` means the documents do not tell."""
 
     text: str
     refused: bool

@@ -28,7 +28,7 @@ FLOORS = (
         "rag.wire",
     ),
     ("rag.ingest", "rag.retrieve"),
-    ("rag.files", "rag.answer", "rag.langchain"),
+    ("rag.files", "rag.answer", "rag.models", "rag.langchain"),
     ("rag.engine",),
     ("rag.evaluate", "rag.doctor"),
     ("rag.console", "api.schemas", "api.problems", "api.dependencies"),

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from api.dependencies import EngineDependency
 from api.schemas import HealthResponse, StatusResponse
 from rag import __version__
-from rag.answer import EXTRACTIVE
+from rag.types import EXTRACTIVE
 
 router = APIRouter(tags=["status"])
 
