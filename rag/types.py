@@ -272,7 +272,7 @@ class ChunkStore(Protocol):
 
 # --- the way out ------------------------------------------------------------------------------
 
-Role = Literal["system", "user", "assistant", "tool"]
+Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,19 +284,10 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
-    id: str
-    name: str
-    arguments: str  # JSON, as the model wrote it
-
-
-@dataclass(frozen=True, slots=True)
 class Message:
     role: Role
     text: str
     images: tuple[Image, ...] = ()
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,12 +339,6 @@ class ChatModel(Protocol):
     def chat(self, request: ChatRequest) -> AsyncGenerator[Delta]: ...
 
     async def aclose(self) -> None: ...
-
-
-class Reranker(Protocol):
-    """Scores passages against a question, 0..1, in the order given. Raises EmbedderError."""
-
-    def rerank(self, question: str, passages: Sequence[str]) -> list[float]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ TEXTS = [
 EMBEDDERS = [
     "fake",
     "endpoint",
-    pytest.param("sentence", marks=pytest.mark.slow),
+    pytest.param("sentence", marks=[pytest.mark.slow, pytest.mark.m3e]),
     pytest.param("bundled", marks=pytest.mark.slow),
 ]
 

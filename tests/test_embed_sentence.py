@@ -130,6 +130,7 @@ def test_the_revision_of_a_folder_follows_its_files_and_not_their_place_or_age(
 
 
 @pytest.mark.slow
+@pytest.mark.m3e
 def test_vectors_are_the_normalised_mean_of_the_last_layer(tiny: Path) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -146,6 +147,7 @@ def test_vectors_are_the_normalised_mean_of_the_last_layer(tiny: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.m3e
 def test_a_models_own_prompts_become_its_prefixes(tmp_path: Path) -> None:
     prompts = {"query": "query: ", "document": "passage: "}
     folder = write_tiny_model(tmp_path / "other", prompts=prompts)
@@ -161,6 +163,7 @@ def test_a_models_own_prompts_become_its_prefixes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.m3e
 def test_other_weights_are_another_revision(tiny: Path, tmp_path: Path) -> None:
     other = write_tiny_model(tmp_path / "m3e-tiny", seed=1)
     assert (
@@ -170,6 +173,7 @@ def test_other_weights_are_another_revision(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.m3e
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_broken_folder_is_told(tiny: Path, tmp_path: Path, missing: str) -> None:
     broken = shutil.copytree(tiny, tmp_path / "broken")

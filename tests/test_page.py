@@ -32,7 +32,7 @@ from tests.scripted_model import (
 )
 from tests.served import fake_engine, scripted, served
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 ARGUMENTS = [
     "--no-sandbox",
