@@ -77,5 +77,7 @@ async def _follow(engine: Engine) -> None:
         for base in engine.opened():
             try:
                 await asyncio.to_thread(base.store.refresh)
+            except RagError as error:
+                _log.warning("knowledge base %s: %s", base.name, error)
             except Exception:  # noqa: BLE001 - the next round may succeed, the server goes on
                 _log.exception("knowledge base %s cannot be brought up to date", base.name)

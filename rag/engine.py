@@ -246,9 +246,7 @@ class Engine:
         if dry_run:
             return run.dry_run(plan, self._known(knowledge_base))
         with self._writing, store.writer(embedder.fingerprint) as writer:
-            report = run.run(plan, writer, tags=tags)
-        store.refresh()
-        return report
+            return run.run(plan, writer, tags=tags)
 
     def _known(self, name: str) -> dict[str, DocumentInfo]:
         """The documents there are, by uri."""
@@ -285,9 +283,7 @@ class Engine:
         run = self._ingest(embedder, on_progress)
         with self._writing, store.writer(embedder.fingerprint, replacing=True) as writer:
             stored = [StoredDocument(info, store.document) for info in store.documents()]
-            report = run.run(Plan(stored), writer)
-        store.refresh()
-        return report
+            return run.run(Plan(stored), writer)
 
     def remove(self, document_ids: Sequence[str], *, knowledge_base: str = DEFAULT) -> list[str]:
         """Removes documents by id or name, all or none; returns their names.
@@ -303,7 +299,6 @@ class Engine:
             for info in infos:
                 writer.remove(info.uri)
             writer.publish()
-        store.refresh()
         return [info.name for info in infos]
 
     def find(self, document: str, knowledge_base: str = DEFAULT) -> Document:

@@ -262,7 +262,8 @@ class ChunkStore(Protocol):
         """Raises FingerprintError if the knowledge base holds other vectors, BusyError if
         another process is writing.
 
-        `replacing` builds it anew, with vectors of any fingerprint: the documents there are count
+        When it ends, this store has moved on to what was published, and what that replaced is
+        deleted. `replacing` builds it anew, with vectors of any fingerprint: the documents there are count
         as unknown, and make way for the new ones when those are published.
         """
         ...

@@ -119,7 +119,8 @@ def test_a_try_that_broke_off_changes_nothing_and_is_taken_up_again(
             raise EmbedderError("out of memory")
         return whole(texts)
 
-    monkeypatch.setattr("rag.ingest._BATCH_CHUNKS", 1)
+    for size in ("_BATCH_CHUNKS", "_SLICE_CHUNKS"):
+        monkeypatch.setattr(f"rag.ingest.{size}", 1)
     monkeypatch.setattr(models.new, "embed_documents", fails_at_money)
     with pytest.raises(EmbedderError):
         filled.reindex("new")

@@ -2,8 +2,8 @@
 
 Visibility: a document row belongs to every generation from `added_in` until before `removed_in`. An
 ingest writes rows for the generation after the published one, batch by batch; publishing raises the
-published number and deletes what is no longer visible, in one transaction. Rows an ingest left
-behind when it died are invisible, and the next one takes them over.
+published number, in one transaction. What is no longer visible is deleted when the indexes are ready
+for what is. Rows an ingest left behind when it died are invisible, and the next one takes them over.
 """
 
 from __future__ import annotations

@@ -263,7 +263,19 @@ class EmbeddedStore:
             if recorded not in (None, fingerprint) and not replacing:
                 raise _other_vectors(recorded, fingerprint)
             with self._db.explained(), closing(self._db.connect()) as connection:
-                yield EmbeddedWriter(Staging(connection, fingerprint, replacing=replacing))
+                staging = Staging(connection, fingerprint, replacing=replacing)
+                began = staging.target
+                yield EmbeddedWriter(staging)
+                if staging.target > began:
+                    self._settle(staging)
+
+    def _settle(self, staging: Staging) -> None:
+        """After publishing: the indexes first, then what they no longer need is deleted."""
+        try:
+            self.refresh()
+        except BusyError:  # another process is at it; the next writer deletes
+            return
+        staging.purge()
 
 
 def _other_vectors(recorded: Fingerprint, offered: Fingerprint) -> FingerprintError:

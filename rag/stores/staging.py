@@ -39,6 +39,7 @@ class Staging:
         self._replacing = replacing
         self._published = read_generation(db)
         self.target = self._published + 1
+        self.purge()
         with db:
             self._take_over()
 
@@ -56,8 +57,9 @@ class Staging:
             "UPDATE documents SET removed_in = NULL WHERE removed_in = ?", (self.target,)
         )
         self._db.execute(
-            "UPDATE documents SET removed_in = :target WHERE added_in < :target AND uri IN"
-            " (SELECT uri FROM documents WHERE added_in = :target)",
+            "UPDATE documents SET removed_in = :target WHERE added_in < :target"
+            " AND removed_in IS NULL"
+            " AND uri IN (SELECT uri FROM documents WHERE added_in = :target)",
             {"target": self.target},
         )
 
@@ -176,16 +178,12 @@ class Staging:
             return self._published
         self._db.execute("PRAGMA synchronous = FULL")  # a published generation survives a power cut
         with self._db:
-            gone = self._db.execute(
-                "SELECT key FROM documents WHERE removed_in = ?", (self.target,)
-            ).fetchall()
-            for (key,) in gone:
-                self._db.execute(
-                    "INSERT INTO removed (chunk_id, generation)"
-                    " SELECT id, ? FROM chunks WHERE document_key = ?",
-                    (self.target, key),
-                )
-                self._delete(key)
+            self._db.execute(
+                "INSERT INTO removed (chunk_id, generation)"
+                " SELECT c.id, :target FROM documents d JOIN chunks c ON c.document_key = d.key"
+                " WHERE d.removed_in = :target",
+                {"target": self.target},
+            )
             if read_meta(self._db, "fingerprint") != self._fingerprint:
                 write_meta(self._db, "fingerprint", self._fingerprint)
                 write_meta(self._db, "vectors_since", str(self.target))
@@ -193,3 +191,16 @@ class Staging:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._published, self.target = self.target, self.target + 1
         return self._published
+
+    def purge(self) -> None:
+        """Deletes what no published generation shows any more.
+
+        Readers that have not moved on yet still look at it: they find it gone and move on then, so
+        this is for when the indexes of the new generation are ready.
+        """
+        gone = self._db.execute(
+            "SELECT key FROM documents WHERE removed_in <= ?", (self._published,)
+        ).fetchall()
+        for (key,) in gone:
+            with self._db:
+                self._delete(key)
