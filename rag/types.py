@@ -263,8 +263,8 @@ class ChunkStore(Protocol):
         another process is writing.
 
         When it ends, this store has moved on to what was published, and what that replaced is
-        deleted. `replacing` builds it anew, with vectors of any fingerprint: the documents there are count
-        as unknown, and make way for the new ones when those are published.
+        deleted. `replacing` builds the knowledge base anew, with vectors of any fingerprint: the
+        documents there are count as unknown, and make way for the new ones on publishing.
         """
         ...
 

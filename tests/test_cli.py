@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ class Desk:
 
     @contextmanager
     def started(self, *arguments: str | Path, **env: str) -> Iterator[subprocess.Popen[str]]:
-        """A process beside the test, which does not outlive it."""
+        """A process beside the test, which does not outlive it.
+
+        It heeds SIGINT even where a shell runs the tests in the background, which ignores it.
+        """
         with subprocess.Popen(
             [RAG, *map(str, arguments)],
             cwd=self.root,
@@ -66,6 +70,7 @@ class Desk:
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         ) as process:
             try:
                 yield process

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rag.cli import COMMANDS, load_commands
+
 ROOT = Path(__file__).parent.parent
 
 # From the ground up; a room may use the floors below it, never its own floor or one above.
@@ -32,8 +34,8 @@ FLOORS = (
     ("rag.engine",),
     ("rag.evaluate", "rag.doctor"),
     ("rag.console", "api.schemas", "api.problems", "api.dependencies"),
-    ("rag.cli", "api.routes", "api.safety"),
-    ("api.app",),
+    ("rag.commands", "api.routes", "api.safety"),
+    ("rag.cli", "api.app"),
     ("rag.__main__", "api"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -104,14 +106,20 @@ def test_no_import_of_the_project_hides_in_a_function(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in PARTS if name_of(p).startswith("rag")], ids=name_of)
 def test_the_library_knows_neither_the_server_nor_the_metrics(path: Path) -> None:
     tops = {name.split(".")[0] for _, name in imports_of(ast.parse(path.read_text()))}
-    assert not tops & (WEB_AND_METRICS | {"api"}) or name_of(path) == "rag.cli", tops
+    assert not tops & (WEB_AND_METRICS | {"api"}) or name_of(path) == "rag.commands", tops
 
 
 def test_only_the_command_line_starts_the_server() -> None:
-    tops = {
-        name.split(".")[0] for _, name in imports_of(ast.parse((ROOT / "rag/cli.py").read_text()))
-    }
+    tree = ast.parse((ROOT / "rag/commands.py").read_text())
+    tops = {name.split(".")[0] for _, name in imports_of(tree)}
     assert tops & (WEB_AND_METRICS | {"api"}) == {"uvicorn"}
+
+
+def test_the_command_line_lists_exactly_the_commands_there_are() -> None:
+    commands = load_commands()
+    assert set(COMMANDS) == set(commands)
+    for name, summary in COMMANDS.items():
+        assert commands[name].help.startswith(summary.rstrip(".")), name
 
 
 def test_an_import_upwards_would_be_found() -> None:

@@ -1,9 +1,10 @@
 """The truth of an embedded knowledge base: one SQLite file in WAL mode.
 
-Visibility: a document row belongs to every generation from `added_in` until before `removed_in`. An
-ingest writes rows for the generation after the published one, batch by batch; publishing raises the
-published number, in one transaction. What is no longer visible is deleted when the indexes are ready
-for what is. Rows an ingest left behind when it died are invisible, and the next one takes them over.
+Visibility: a document row belongs to every generation from `added_in` until before `removed_in`.
+An ingest writes rows for the generation after the published one, batch by batch; publishing raises
+the published number, in one transaction. What is no longer visible is deleted when the indexes are
+ready for what is. Rows an ingest left behind when it died are invisible, and the next one takes
+them over.
 """
 
 from __future__ import annotations

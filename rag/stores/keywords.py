@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -206,8 +207,13 @@ class KeywordIndex:
             return tantivy.Index(schema, path=str(self._folder))
 
     def _clear(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        """The folder goes as a whole: whoever has the index open may still put a lock into it."""
+        old = self._folder.with_suffix(".old")
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            self._folder.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+        self._folder.mkdir(exist_ok=True)
 
     def view(self) -> KeywordView:
         """Its generation is -1 if a file of the index is damaged or gone."""
