@@ -304,7 +304,10 @@ def eval_(
     noise: Annotated[float, typer.Option(min=0, max=1, help="Share of negatives.")] = 0.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     gate: Annotated[
-        list[str], typer.Option(help="Fail below this, e.g. 'recall@1=0.9'. Repeatable.")
+        list[str],
+        typer.Option(
+            help="Fail below recall@1=0.9, or above wrong_refusal_rate<=0.05. Repeatable."
+        ),
     ] = [],  # noqa: B006 - typer copies it
     kb: KnowledgeBaseOption = DEFAULT,
     as_json: JsonOption = False,

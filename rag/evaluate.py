@@ -324,17 +324,25 @@ def _read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def missed_gates(scores: Scores, gates: Sequence[str]) -> list[str]:
-    """A line for each gate `metric=least` that is not reached, by the last row with the metric."""
+    """A line for each gate that is missed, by the last row with the metric.
+
+    `metric=0.9` is the least it may be, `metric<=0.1` the most.
+    """
     values = {name: value for row in scores.rows.values() for name, value in row.items()}
     missed = []
     for gate in gates:
-        name, _, least = gate.partition("=")
+        most = "<=" in gate
+        name, _, number = gate.partition("<=" if most else "=")
         try:
-            limit = float(least)
+            limit = float(number)
         except ValueError:
-            raise ConfigError(f"A gate is written METRIC=NUMBER, not {gate!r}.") from None
+            raise ConfigError(
+                f"A gate is written METRIC=LEAST or METRIC<=MOST, not {gate!r}."
+            ) from None
         if name not in values:
             raise ConfigError(f"There is no metric {name!r}; there are: {', '.join(values)}.")
-        if values[name] < limit:
-            missed.append(f"{name} is {values[name]:.4f}, below {limit:g}")
+        value = values[name]
+        if value > limit if most else value < limit:
+            side = "above" if most else "below"
+            missed.append(f"{name} is {value:.4f}, {side} {limit:g}")
     return missed

@@ -79,12 +79,11 @@ class Splitter:
     def split(self, document: Document) -> list[Chunk]:
         chunks: list[Chunk] = []
         for section in _sections(document):
-            header: Element | None = None
             for group in self._groups(document.text, section):
                 start, end = _trim(document.text, group[0].start, group[-1].end)
                 if start == end:
                     continue
-                header = _header_before(section, start) or header
+                header = _header_of(section, start)
                 chunks.append(
                     Chunk(
                         document_id=document.id,
@@ -92,7 +91,7 @@ class Splitter:
                         start=start,
                         end=end,
                         text=document.text[start:end],
-                        context=_context(document, section[0], header, start),
+                        context=_context(document, section[0], header),
                         heading=_path(document.text, section[0]),
                         page=section[0].page,
                         sheet=section[0].sheet,
@@ -193,17 +192,25 @@ def _path(text: str, element: Element) -> tuple[str, ...]:
     return element.heading
 
 
-def _header_before(section: Sequence[Element], start: int) -> Element | None:
-    headers = [e for e in section if e.kind == "header" and e.start <= start]
-    return headers[-1] if headers else None
+def _header_of(section: Sequence[Element], start: int) -> Element | None:
+    """The header of the table whose row stands at `start`; None where no row does."""
+    header: Element | None = None
+    for element in section:
+        if element.kind == "header":
+            header = element
+        elif element.kind != "row":
+            header = None
+        if element.start <= start < element.end:
+            return header if element.kind == "row" else None
+    return None
 
 
-def _context(document: Document, first: Element, header: Element | None, start: int) -> str:
+def _context(document: Document, first: Element, header: Element | None) -> str:
     path = list(_path(document.text, first))
     if not path or path[0] != document.title:
         path.insert(0, document.title)
     lines = [" > ".join(part for part in path if part)[:_MAX_CONTEXT_CHARACTERS]]
-    if header is not None and header.end <= start:
+    if header is not None:
         lines.append(document.text[header.start : header.end][:_MAX_CONTEXT_CHARACTERS])
     return "\n".join(lines)
 

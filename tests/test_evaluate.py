@@ -264,6 +264,12 @@ def test_a_gate_that_is_reached_is_silent_and_one_that_is_missed_is_named() -> N
     assert "0.95" in line
 
 
+def test_a_gate_may_be_an_upper_bound() -> None:
+    assert missed_gates(SCORES, ["mrr@10<=0.95"]) == []
+    (line,) = missed_gates(SCORES, ["mrr@10<=0.5"])
+    assert "above 0.5" in line
+
+
 @pytest.mark.parametrize("gate", ["mrr@10", "mrr@10=high", "recall@3=0.5", "=0.5"])
 def test_a_gate_that_says_nothing_is_an_error(gate: str) -> None:
     with pytest.raises(ConfigError):

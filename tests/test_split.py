@@ -352,3 +352,12 @@ def test_the_settings_name_everything_that_changes_the_cut() -> None:
 
 def test_a_document_without_text_has_no_chunks() -> None:
     assert cut(document_of(" \n ")) == []
+
+
+def test_text_below_a_table_does_not_get_its_header() -> None:
+    note = filled(SIZE - 2, "。")
+    document = markdown(f"| Kind | Days |\n|---|---|\n| Sick | 8 |\n\n{note}\n")
+    chunks = cut(document)
+    assert "Sick" in chunks[0].text
+    assert all("Kind" not in chunk.context for chunk in chunks[1:])
+    assert len(chunks) > 1
