@@ -24,12 +24,8 @@ def built(options: Options, count: int) -> Path:
             document, chunk = one_chunk(place, text)
             writer.put(document, [chunk], vectors[place : place + 1])
         writer.publish()
-    with watched() as indexing:
-        store.refresh()
     store.close()
-    note(
-        f"{count:,} chunks: written in {writing.seconds:.1f} s, indexed in {indexing.seconds:.1f} s"
-    )
+    note(f"{count:,} chunks: written and indexed in {writing.seconds:.1f} s")
     return folder
 
 
