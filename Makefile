@@ -36,7 +36,7 @@ types: $(VENV)/dev
 	@$(BIN)/mypy rag api
 
 fast: $(VENV)/dev
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 clean:
 	rm -rf $(VENV)

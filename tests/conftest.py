@@ -17,10 +17,15 @@ from tests.fakes import FakeEmbedder
 KNOWLEDGE = Path(__file__).parent.parent / "knowledge"
 
 
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("elsewhere")
+
+
 @pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
     """Tests see neither the developer's `.env` and `rag.toml` nor a key in the environment."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(elsewhere)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RAG_MODEL", "RAG_INDEXES"):
         monkeypatch.delenv(name, raising=False)
 

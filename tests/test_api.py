@@ -34,6 +34,8 @@ from tests.scripted_model import (
 )
 from tests.served import FILES, KEY, fake_engine, sample_folder, scripted, served
 
+pytestmark = pytest.mark.slow  # real servers: seconds of starting, stopping and waiting
+
 QUESTION = "How many days of annual leave after ten years of service?"
 ANSWER_KEYS = {
     "answer", "refused", "citations", "model", "usage", "timings", "notice", "session_id",

@@ -19,6 +19,8 @@ from tests.fakes import FakeEmbedder
 from tests.scripted_model import DEADLINE
 from tests.served import FILES, fake_engine, sample_folder, served
 
+pytestmark = pytest.mark.slow  # a server of its own for nearly every test
+
 if TYPE_CHECKING:
     from rag.types import Matrix
 

@@ -11,6 +11,8 @@ from rag.config import Settings
 from rag.engine import Engine
 from tests.served import served
 
+pytestmark = pytest.mark.slow  # a server of its own for nearly every test
+
 
 @pytest.fixture
 def client(settings: Settings, engine: Engine) -> Iterator[httpx.Client]:

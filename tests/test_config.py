@@ -10,6 +10,12 @@ from rag.config import Settings
 from rag.errors import ConfigError
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`.env` and `rag.toml` are read from where the program is started."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_the_environment_wins_over_dotenv_over_toml(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("rag.toml").write_text("top_k = 3\ncandidates = 30\nchunk_tokens = 300\n")
     Path(".env").write_text("RAG_TOP_K=4\nRAG_CANDIDATES=40\n")
