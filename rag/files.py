@@ -70,7 +70,8 @@ class _ClosedFolder:
         )
 
     def load(self, _data: bytes) -> Content:
-        raise NotImplementedError
+        """Never comes to it: `read` has said what is wrong."""
+        raise LoadError(f"The folder {self.name} is not a document.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,9 @@ def _parse_safely(kind: str, data: bytes, name: str) -> Parsed:
         return _parse(kind, data, name)
     except (RagError, ImportError):
         raise
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # whatever a parser trips over, it is this file's and the run goes on
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise DamagedFileError(
             f"{name} cannot be read as {kind}: {type(error).__name__}: {reason}".rstrip(": ") + ".",
