@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.errors import DamagedStoreError, NotFoundError, StoreError
+from rag.stores.files import alone
 from rag.types import Chunk, Document, DocumentInfo, Element, Filters, Fingerprint
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
-        with self.explained(), closing(self.connect()) as db:
+        # SQLite does not wait for others while it changes the journal's mode, so we do.
+        lock = path.with_name("prepare.lock")
+        with self.explained(), alone(lock), closing(self.connect()) as db:
             self._prepare(db)
 
     def _prepare(self, db: sqlite3.Connection) -> None:
@@ -126,7 +129,7 @@ class Database:
         """Turns SQLite's errors into StoreError."""
         try:
             yield
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise StoreError(
                 f"The database {self._path} cannot be used: {error}.",
                 "Check the disk's free space and the folder's permissions.",

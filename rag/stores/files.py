@@ -34,6 +34,17 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Waits for the lock file and holds it while the block runs."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def replace_durably(temporary: Path, final: Path) -> None:
     """Renames `temporary` over `final` so that after a power cut one of the two is there, whole."""
     with temporary.open("rb") as file:
