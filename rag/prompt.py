@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from rag.text import Language, estimate_tokens, language
 from rag.types import Hit, Image, Message
 
-# Part of an answer's identity: another text of the prompt is another answer.
-PROMPT_VERSION = "1"
-
 REFUSAL: dict[Language, str] = {
     "zh": "知识库中没有找到能够回答这个问题的内容。",
     "en": "The documents do not hold an answer to this question.",

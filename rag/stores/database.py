@@ -257,15 +257,6 @@ class Database:
     def texts_between(self, after: int, upto: int) -> Iterator[tuple[int, int, str, str]]:
         return self._between("c.id, c.document_key, c.context, c.text", "", after, upto)
 
-    def count_between(self, after: int, upto: int) -> int:
-        with self.reading() as db:
-            row = db.execute(
-                "SELECT coalesce(sum(d.chunks), 0) FROM documents d"
-                f" WHERE d.added_in > :after AND {_VISIBLE}",
-                {"after": after, "generation": upto},
-            ).fetchone()
-            return int(row[0])
-
     def _between(self, columns: str, join: str, after: int, upto: int) -> Iterator[tuple]:  # type: ignore[type-arg]
         with self.reading() as db:
             yield from db.execute(
