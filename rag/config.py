@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from dotenv import dotenv_values
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -20,6 +22,7 @@ from pydantic_settings import (
 )
 
 from rag.errors import ConfigError
+from rag.specs import Budget, DatabaseSpec, ModelSpec, PresetSpec, Rule
 
 _SETTINGS_HINT = "See the table of settings in README.md."
 BUNDLED_MODEL = "intfloat/multilingual-e5-small"
@@ -88,7 +91,14 @@ class Settings(BaseSettings):
 
     # the chat model
     model: str | None = None
-    models: tuple[str, ...] = Field(default=(), description="others a question may ask for")
+    models: tuple[ModelSpec, ...] = Field(
+        default=(), description="those a question may ask for, by name or as tables"
+    )
+    route_by: Literal["priority", "price", "latency"] = "priority"
+    rules: tuple[Rule, ...] = ()
+    extractive_fallback: bool = Field(
+        default=True, description="quote passages when no model answers"
+    )
     openai_api_key: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY")
     )
@@ -101,15 +111,68 @@ class Settings(BaseSettings):
     temperature: float | None = Field(default=None, ge=0, le=2)
     model_timeout: float = Field(default=60.0, gt=0, description="seconds without a byte")
 
+    # tries, in seconds; see rag/chat/retry.py and rag/chat/breaker.py
+    retry_attempts: int = Field(default=4, ge=1, le=20)
+    retry_base: float = Field(default=0.5, gt=0)
+    retry_max: float = Field(default=20.0, gt=0)
+    retry_deadline: float = Field(default=90.0, gt=0, description="until the first token")
+    breaker_failures: int = Field(default=5, ge=1)
+    breaker_window: float = Field(default=60.0, gt=0)
+    breaker_open: float = Field(default=30.0, gt=0)
+    breaker_probes: int = Field(default=1, ge=1)
+    breaker_successes: int = Field(default=2, ge=1)
+    redis_url: SecretStr | None = Field(default=None, description="shares breakers and answers")
+
+    # money, in US dollars
+    budgets: tuple[Budget, ...] = ()
+
+    # answers kept, in seconds
+    cache: bool = True
+    cache_ttl: float = Field(default=3600.0, gt=0)
+    cache_refusal_ttl: float = Field(default=60.0, gt=0)
+    cache_entries: int = Field(default=1000, ge=1)
+
+    # what a model may do, and how it answers
+    preset: str = "assistant"
+    presets: dict[str, PresetSpec] = {}
+    databases: tuple[DatabaseSpec, ...] = ()
+    tool_modules: tuple[str, ...] = Field(
+        default=(), description="Python modules with tools of your own: package.module"
+    )
+    tool_steps: int = Field(default=5, ge=1, le=20)
+    tool_seconds: float = Field(default=60.0, gt=0, description="for all steps of one answer")
+
+    # who asks, and who may see
+    callers: dict[str, str] = Field(
+        default={}, description="a caller's name: the environment variable with its key"
+    )
+    reviewers: tuple[str, ...] = Field(default=(), description="callers who approve answers")
+    review_tags: tuple[str, ...] = Field(
+        default=(), description="answers from documents with these tags wait for a person"
+    )
+    audit: bool = True
+    audit_texts: bool = Field(default=False, description="questions, prompts and replies too")
+    audit_dir: Path | None = Field(default=None, description="default: `audit` in the indexes")
+    audit_mb: float = Field(default=50, gt=0, description="of one file")
+    audit_days: int = Field(default=90, ge=1)
+
     # images
     max_images: int = Field(default=4, ge=0)
     max_image_mb: float = Field(default=10, gt=0)
     max_image_pixels: int = Field(default=40_000_000, gt=0)
+    ocr: bool = Field(default=True, description="read the text in pictures, with the ocr extra")
 
     # the server
     host: str = "127.0.0.1"
     max_request_mb: int = Field(default=500, gt=0)
     port: int = Field(default=8000, ge=0, le=65535)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _names_are_models(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"name": entry} if isinstance(entry, str) else entry for entry in value]
 
     @classmethod
     def settings_customise_sources(
@@ -127,6 +190,11 @@ class Settings(BaseSettings):
             TomlConfigSettingsSource(settings_cls),
         )
 
+    @property
+    def application_url(self) -> str:
+        """SQLAlchemy's, of the application database: sessions, costs, reviews."""
+        return f"sqlite:///{self.indexes / 'application.db'}"
+
     @classmethod
     def read(cls, **overrides: object) -> Settings:
         """The settings of this process. Raises ConfigError naming each wrong setting."""
@@ -142,3 +210,9 @@ class Settings(BaseSettings):
             raise ConfigError(f"Wrong settings: {error}.", _SETTINGS_HINT) from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"rag.toml is not TOML: {error}.", _SETTINGS_HINT) from None
+
+
+def secret(variable: str) -> SecretStr | None:
+    """The value of an environment variable, else of `.env`; None if there is none, or empty."""
+    value = os.environ.get(variable) or dotenv_values(".env", interpolate=False).get(variable)
+    return SecretStr(value) if value else None

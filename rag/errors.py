@@ -4,7 +4,8 @@ RagError
 |-- ConfigError                 a setting is missing or wrong
 |-- InputError                  the caller's question, image or parameter is unusable
 |   `-- VisionError             images for a model that cannot see
-|-- NotFoundError               no such knowledge base, document or session
+|-- CallerError                 the caller's key is unknown, or does not allow this
+|-- NotFoundError               no such knowledge base, document, session or review
 |-- LoadError                   one file cannot be read (the run goes on)
 |   |-- UnsupportedTypeError
 |   |-- EmptyFileError
@@ -17,12 +18,19 @@ RagError
 |   |-- FingerprintError        it was built with another embedding model
 |   |-- BusyError               another process writes to it
 |   `-- DamagedStoreError
+|-- BudgetError                 the money for models is used up
+|-- ToolError                   a tool cannot do what the model asked; its text goes to the model
+|-- SchemaError                 the reply does not fit the schema that was asked for
 `-- ModelError                  the chat model did not answer
     |-- ModelAuthError          401, 403
     |-- ModelRequestError       400, 404, 422: sending it again cannot help
+    |   `-- ContextTooLongError the messages are longer than the model's context
     |-- ModelBusyError          429
-    |-- ModelUnavailableError   no connection, time-out, 5xx
-    `-- ModelStreamError        the stream broke after it began
+    |-- ModelUnavailableError   no connection, time-out, 408, 409, 5xx
+    |   |-- ModelTimeoutError   it had the request and said nothing in time
+    |   `-- CircuitOpenError    it failed too often; nobody asks it for a while
+    |-- ModelStreamError        the stream broke after it began
+    `-- ModelFormatError        the reply is not in the OpenAI format
 """
 
 from typing import ClassVar
@@ -57,6 +65,10 @@ class InputError(RagError):
 
 class VisionError(InputError):
     code = "no_vision"
+
+
+class CallerError(RagError):
+    code = "caller"
 
 
 class NotFoundError(RagError):
@@ -112,8 +124,26 @@ class DamagedStoreError(StoreError):
     code = "damaged_store"
 
 
+class BudgetError(RagError):
+    code = "budget"
+
+
+class ToolError(RagError):
+    code = "tool"
+
+
+class SchemaError(RagError):
+    code = "schema"
+
+
 class ModelError(RagError):
+    """`retry_after` is what the server asked for, in seconds; None if it asked for nothing."""
+
     code = "model"
+
+    def __init__(self, message: str, hint: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(message, hint)
+        self.retry_after = retry_after
 
 
 class ModelAuthError(ModelError):
@@ -122,6 +152,10 @@ class ModelAuthError(ModelError):
 
 class ModelRequestError(ModelError):
     code = "model_request"
+
+
+class ContextTooLongError(ModelRequestError):
+    code = "context_too_long"
 
 
 class ModelBusyError(ModelError):
@@ -134,6 +168,18 @@ class ModelUnavailableError(ModelError):
     retryable = True
 
 
+class ModelTimeoutError(ModelUnavailableError):
+    code = "model_timeout"
+
+
+class CircuitOpenError(ModelUnavailableError):
+    code = "circuit_open"
+
+
 class ModelStreamError(ModelError):
     code = "model_stream"
     retryable = True
+
+
+class ModelFormatError(ModelError):
+    code = "model_format"

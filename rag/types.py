@@ -5,10 +5,10 @@ All character offsets count Unicode code points into `Content.text`, half-open: 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]  # shape (dimension,)
     Matrix = NDArray[np.float32]  # shape (n, dimension)
+
+T = TypeVar("T")
 
 # --- the way in -------------------------------------------------------------------------------
 
@@ -234,6 +236,11 @@ class ChunkStore(Protocol):
     @property
     def generation(self) -> int: ...
 
+    @property
+    def stamp(self) -> str:
+        """Names what questions see now, among all that any knowledge base ever showed."""
+        ...
+
     def refresh(self) -> bool:
         """Move on to the newest published generation; True if there was a newer one."""
         ...
@@ -273,7 +280,7 @@ class ChunkStore(Protocol):
 
 # --- the way out ------------------------------------------------------------------------------
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,59 +292,166 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """What a model wants called. `arguments` is JSON as the model wrote it, unchecked."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as it is described to a model; `parameters` is a JSON schema of an object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
+    """`tool_calls` belong to an assistant's message, `tool_call_id` to the result of one."""
+
     role: Role
     text: str
     images: tuple[Image, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one or more model calls; `estimated` if the server reported none."""
+    """Tokens of one or more model calls; `estimated` if a server reported none.
+
+    `cost` is in US dollars, None where a price is not known.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     estimated: bool = False
+    cost: float | None = None
+
+    def __add__(self, other: Usage) -> Usage:
+        known = [cost for cost in (self.cost, other.cost) if cost is not None]
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.estimated or other.estimated,
+            sum(known) if known else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContext:
+    """On whose behalf a model is called: for routing, budgets and the audit; never sent to it."""
+
+    caller: str = ""
+    session_id: str = ""
+    knowledge_base: str = ""
+    preset: str = ""
+    question: str = ""
+    documents: tuple[str, ...] = ()  # names of the documents in the prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """What is sent to a model. `extra` goes into the request body as it is."""
+    """What is sent to a model. `extra` goes into the request body as it is.
+
+    `schema` is the JSON schema that the whole reply has to fit.
+    """
 
     messages: tuple[Message, ...]
     stream: bool = True
     temperature: float | None = None
     max_tokens: int | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    schema: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    context: CallContext = CallContext()
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a model's reply; the texts of all pieces joined are the reply."""
+    """A piece of a model's reply; the texts of all pieces joined are the reply.
+
+    Tool calls come whole, all in one piece, after the text. `model` is the name of the model that
+    wrote the piece. Usage comes once, last.
+    """
 
     text: str = ""
     usage: Usage | None = None
     finish_reason: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    model: str = ""
+
+    @property
+    def says_something(self) -> bool:
+        return bool(self.text or self.tool_calls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """A try of a model failed before it said anything; `next_model` is asked in `wait` seconds.
+
+    `code` and `reason` are those of the error.
+    """
+
+    model: str
+    next_model: str
+    code: str
+    reason: str
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What a model can do. `context_window` is in tokens of prompt and reply together.
+
+    `tools` and `schema`: it takes the `tools` and `response_format` of the OpenAI format.
+    """
+
+    context_window: int
+    max_output_tokens: int | None = None
+    vision: bool = False
+    tools: bool = False
+    schema: bool = False
+    max_image_side: int = 2048  # pixels
+
+
+ModelEvent = Delta | Retried
 
 
 class ChatModel(Protocol):
     """A chat model, or something round one. Raises ModelError; nothing is buffered.
 
-    Closing the iterator, or cancelling its task, cancels the call to the server.
+    Closing the iterator, or cancelling its task, cancels the call to the server. Once a piece that
+    says something was given out, nothing is tried again: what fails then is raised.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
-    def vision(self) -> bool: ...
+    def abilities(self) -> Abilities: ...
 
-    @property
-    def context_window(self) -> int:
-        """Tokens of prompt and reply together."""
+    def chat(self, request: ChatRequest) -> AsyncGenerator[ModelEvent]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class SharedState(Protocol):
+    """Small values that all processes with one Redis share, or the parts of this process."""
+
+    async def change(
+        self, key: str, step: Callable[[bytes | None], tuple[bytes | None, T]], *, keep: float
+    ) -> T:
+        """Replaces the value in one step and returns what `step` returns beside it.
+
+        `step` gets the value (None if there is none) and gives the new one (None removes it); it
+        may be called again with a newer value. A value not changed for `keep` seconds is forgotten.
+        """
         ...
-
-    def chat(self, request: ChatRequest) -> AsyncGenerator[Delta]: ...
 
     async def aclose(self) -> None: ...
 
@@ -375,7 +489,11 @@ EXTRACTIVE = "extractive"  # in a model's place, where answers are quoted passag
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """`model` is the model's name, or EXTRACTIVE; `refused` means the documents do not tell."""
+    """`model` is the model's name, or EXTRACTIVE; `refused` means the documents do not tell.
+
+    `cached`: it was replayed, and cost nothing; `usage` is then what it cost the first time.
+    `data` is what `text` holds as JSON, where a schema was asked for.
+    """
 
     text: str
     refused: bool
@@ -384,11 +502,16 @@ class Answer:
     usage: Usage
     timings: Timings
     notice: str = ""  # what the reader should know about how the answer came about
+    cached: bool = False
+    data: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """First event: the hits, best first. Source [n] is `hits[n - 1]`."""
+    """First event: the hits, best first. Source [n] is `hits[n - 1]`.
+
+    It comes again, with more hits behind the old ones, when a model has searched for itself.
+    """
 
     hits: tuple[Hit, ...]
     seconds: float
@@ -408,6 +531,25 @@ class Cited:
     citation: Citation
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUsed:
+    """A tool was called. `result` is what the model was given, an error's text if `failed`."""
+
+    name: str
+    arguments: str
+    result: str
+    failed: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Last event of an answer that a person has to approve before it is released."""
+
+    review_id: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """Last event of an answer that succeeded, refusals included."""
@@ -425,4 +567,4 @@ class Failed:
     retryable: bool
 
 
-AnswerEvent = Retrieved | Token | Cited | Finished | Failed
+AnswerEvent = Retrieved | Token | Cited | Retried | ToolUsed | Held | Finished | Failed

@@ -13,6 +13,7 @@ from rag.embed import Choice
 from rag.engine import Engine
 from rag.types import AnswerEvent
 from tests.fakes import FakeEmbedder
+from tests.services import postgres_server, redis_server
 
 KNOWLEDGE = Path(__file__).parent.parent / "knowledge"
 
@@ -30,10 +31,26 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a real Redis that all tests of this run share: use keys of your own."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """SQLAlchemy's, of a real PostgreSQL that all tests of this run share."""
+    with postgres_server() as url:
+        yield url
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings whose every place lies in the test's own folder."""
-    return Settings(indexes=tmp_path / "indexes", cache_dir=tmp_path / "cache", threshold=0.0)
+    return Settings(
+        indexes=tmp_path / "indexes", cache_dir=tmp_path / "cache", threshold=0.0, ocr=False
+    )
 
 
 @pytest.fixture

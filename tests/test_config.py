@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from rag.config import Settings
 from rag.errors import ConfigError
+
+EXAMPLE = Path(__file__).parent.parent / "rag.example.toml"
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +66,7 @@ def test_a_list_is_written_with_commas_or_as_json(
 
 def test_a_list_in_dotenv_may_have_commas_too() -> None:
     Path(".env").write_text("RAG_MODELS=qwen-plus,gpt-4o\n")
-    assert Settings.read().models == ("qwen-plus", "gpt-4o")
+    assert [m.name for m in Settings.read().models] == ["qwen-plus", "gpt-4o"]
 
 
 @pytest.mark.parametrize(
@@ -113,3 +116,15 @@ def test_an_error_never_holds_the_value(monkeypatch: pytest.MonkeyPatch) -> None
 def test_settings_do_not_change_once_read() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings.read().top_k = 3
+
+
+def test_the_example_is_settings_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(EXAMPLE, tmp_path / "rag.toml")
+    monkeypatch.chdir(tmp_path)
+    found = Settings.read()
+    assert [model.name for model in found.models] == ["qwen-3.0", "gpt-5.1", "local", "office"]
+    assert found.presets["contracts"].review
+    names = {*(m.name for m in found.models), *(tag for m in found.models for tag in m.tags)}
+    assert all(wanted in names for rule in found.rules for wanted in rule.use)

@@ -1,0 +1,46 @@
+"""Errors of a database, as ours."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rag.errors import BusyError, StoreError
+
+_SQLITE_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+# lock_not_available, query_canceled (both by our limits), deadlock_detected
+_POSTGRES_BUSY = {"55P03", "57014", "40P01"}
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Errors of the database as ours, without its address, which may hold a password."""
+    import sqlalchemy as sa
+
+    try:
+        yield
+    except sa.exc.TimeoutError as error:  # all connections are taken
+        raise busy() from error
+    except sa.exc.DBAPIError as error:
+        cause = error.orig
+        if isinstance(cause, sqlite3.Error):
+            if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _SQLITE_BUSY:
+                raise busy() from error
+            raise broken(str(cause)) from error
+        if getattr(cause, "sqlstate", None) in _POSTGRES_BUSY:
+            raise busy() from error
+        raise broken(type(cause).__name__) from error
+    except sa.exc.SQLAlchemyError as error:
+        raise broken(type(error).__name__) from error
+
+
+def busy() -> BusyError:
+    return BusyError("Others block the application database.", "Try again in a moment.")
+
+
+def broken(why: str | None) -> StoreError:
+    return StoreError(
+        f"The application database cannot be used ({why or 'no reason given'}).",
+        "Check its path or address, its rights, and the room on its disk.",
+    )
