@@ -218,6 +218,9 @@ def _chunk(choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -
     return shown | {"choices": choices} | ({"usage": usage} if usage else {})
 
 
+NO_CHOICES = _chunk([])
+
+
 def answer(*pieces: str, usage: bool = True) -> Behaviour:
     """These pieces, one event each, or whole for a request without `stream`."""
     return lambda connection: _answer(connection, pieces, usage)
@@ -275,6 +278,53 @@ def bytewise(text: str) -> Behaviour:
     return behave
 
 
+def tool_calls(*wanted: tuple[str, str], size: int = 4, bytewise: bool = False) -> Behaviour:
+    """Calls of these tools with these arguments, in fragments of `size` characters, those of
+    several calls in turn; `bytewise` sends every byte of the stream on its own."""
+
+    def behave(connection: Connection) -> None:
+        if not connection.request.body.get("stream"):
+            _reply_calls(connection, wanted)
+            return
+        connection.begin()
+        for event in [*_call_deltas(wanted, size), _chunk([], USAGE)]:
+            data = f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
+            for piece in [data[i : i + 1] for i in range(len(data))] if bytewise else [data]:
+                connection.piece(piece)
+        connection.end()
+
+    return behave
+
+
+def _call_deltas(wanted: Sequence[tuple[str, str]], size: int) -> Iterator[dict[str, Any]]:
+    """As OpenAI sends them: the name and an id first, then the arguments, all by their index."""
+
+    def part(index: int, call: dict[str, Any]) -> dict[str, Any]:
+        delta = {"tool_calls": [{"index": index, **call}]}
+        return _chunk([{"index": 0, "delta": delta, "finish_reason": None}])
+
+    for index, (name, _) in enumerate(wanted):
+        function = {"name": name, "arguments": ""}
+        yield part(index, {"id": f"call_{index}", "type": "function", "function": function})
+    fragments = [list(_cut(arguments, size)) for _, arguments in wanted]
+    for nth in range(max(map(len, fragments))):
+        for index, of_call in enumerate(fragments):
+            if nth < len(of_call):
+                yield part(index, {"function": {"arguments": of_call[nth]}})
+    yield _chunk([{"index": 0, "delta": {}, "finish_reason": "tool_calls"}])
+
+
+def _reply_calls(connection: Connection, wanted: Sequence[tuple[str, str]]) -> None:
+    calls = [
+        {"id": f"call_{i}", "type": "function", "function": {"name": n, "arguments": a}}
+        for i, (n, a) in enumerate(wanted)
+    ]
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    whole = {"id": "c1", "object": "chat.completion", "created": 1, "model": "scripted"}
+    choices = [{"index": 0, "message": message, "finish_reason": "tool_calls"}]
+    connection.reply(200, json.dumps(whole | {"choices": choices, "usage": USAGE}).encode())
+
+
 def status(code: int, headers: dict[str, str] | None = None, message: str = "") -> Behaviour:
     """An error as OpenAI words it: real servers repeat the key and the request in it."""
 
@@ -297,6 +347,16 @@ def gated(gate: threading.Event, first: str, second: str) -> Behaviour:
         connection.event(delta(second))
         connection.event(delta("", finish="stop"))
         connection.end()
+
+    return behave
+
+
+def late(gate: threading.Event, behaviour: Behaviour) -> Behaviour:
+    """Not a byte until the gate is open, and then this."""
+
+    def behave(connection: Connection) -> None:
+        assert gate.wait(DEADLINE)
+        behaviour(connection)
 
     return behave
 

@@ -15,14 +15,26 @@ import pytest
 
 from rag.chat.client import OpenAIChat
 from rag.errors import (
+    ContextTooLongError,
     ModelAuthError,
     ModelBusyError,
     ModelError,
+    ModelFormatError,
     ModelRequestError,
     ModelStreamError,
+    ModelTimeoutError,
     ModelUnavailableError,
 )
-from rag.types import ChatRequest, Delta, Image, Message, Usage
+from rag.types import (
+    Abilities,
+    ChatRequest,
+    Delta,
+    Image,
+    Message,
+    ToolCall,
+    ToolSpec,
+    Usage,
+)
 from tests.scripted_model import (
     DEADLINE,
     Behaviour,
@@ -56,8 +68,7 @@ def chat_with(url: str, *, timeout: float = DEADLINE) -> OpenAIChat:
         "gpt-test",
         api_key=KEY,
         base_url=url,
-        vision=True,
-        context_window=8192,
+        abilities=Abilities(context_window=8192, vision=True, tools=True, schema=True),
         timeout=timeout,
     )
 
@@ -114,7 +125,9 @@ def test_a_streamed_reply_arrives_in_pieces_with_its_usage(model: ScriptedModel)
 
 def test_a_whole_reply_is_one_piece_with_its_usage(model: ScriptedModel) -> None:
     model.next(answer("十五天 [1]。"))
-    assert reply(model.url, stream=False) == [Delta("十五天 [1]。", Usage(120, 7), "stop")]
+    assert reply(model.url, stream=False) == [
+        Delta("十五天 [1]。", Usage(120, 7), "stop", model="gpt-test")
+    ]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -187,6 +200,90 @@ def test_images_go_as_data_urls_behind_the_text(model: ScriptedModel) -> None:
     ]
 
 
+# --- tools and schemas ---------------------------------------------------------------------------
+
+WEATHER = ToolSpec("weather", "Tells the weather.", {"type": "object", "properties": {}})
+
+
+def fragment(index: int | None, **function: object) -> dict[str, object]:
+    """One event with a fragment of a tool call."""
+    call = {"index": index, "id": function.pop("id", None), "function": function}
+    choice = {"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}
+    return {"id": "c1", "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def test_fragments_of_tool_calls_are_put_together(model: ScriptedModel) -> None:
+    """Cut inside a JSON string and between two calls that take turns."""
+    model.next(
+        events(
+            delta("Let me see."),
+            fragment(0, id="a", name="weather", arguments=""),
+            fragment(0, arguments='{"city": "砚'),
+            fragment(1, id="b", name="calculate", arguments='{"expression"'),
+            fragment(0, arguments='谷"}'),
+            fragment(1, arguments=': "1+1"}'),
+            delta("", finish="tool_calls"),
+        )
+    )
+    deltas = reply(model.url, tools=(WEATHER,))
+    assert text_of(deltas) == "Let me see."
+    assert [d.tool_calls for d in deltas if d.tool_calls] == [
+        (
+            ToolCall("a", "weather", '{"city": "砚谷"}'),
+            ToolCall("b", "calculate", '{"expression": "1+1"}'),
+        )
+    ]
+    assert deltas[-1].finish_reason == "tool_calls"
+
+
+def test_calls_that_are_all_numbered_alike_are_told_apart_by_their_ids(
+    model: ScriptedModel,
+) -> None:
+    model.next(
+        events(
+            fragment(0, id="a", name="weather", arguments="{}"),
+            fragment(0, id="b", name="weather", arguments="{}"),
+            delta("", finish="tool_calls"),
+        )
+    )
+    (last,) = reply(model.url, tools=(WEATHER,))
+    assert [call.id for call in last.tool_calls] == ["a", "b"]
+
+
+def test_tools_their_calls_and_results_are_what_the_format_asks_for(model: ScriptedModel) -> None:
+    model.next(answer("Sunny."))
+    call = ToolCall("a", "weather", "{}")
+    turns = (
+        *ASK,
+        Message("assistant", "", tool_calls=(call,)),
+        Message("tool", "sunny", tool_call_id="a"),
+    )
+    reply(model.url, messages=turns, tools=(WEATHER,), schema={"type": "object"})
+    sent = model.requests[0].body
+    assert sent["tools"] == [
+        {
+            "type": "function",
+            "function": {
+                "name": "weather",
+                "description": "Tells the weather.",
+                "parameters": {"type": "object", "properties": {}},
+            },
+        }
+    ]
+    assert sent["messages"][2] == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        ],
+    }
+    assert sent["messages"][3] == {"role": "tool", "tool_call_id": "a", "content": "sunny"}
+    assert sent["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": {"type": "object"}},
+    }
+
+
 # --- what fails ---------------------------------------------------------------------------------
 
 REFUSALS = [
@@ -200,9 +297,23 @@ REFUSALS = [
     ),
     (
         status(400, message="maximum context length is 4096 tokens"),
-        ModelRequestError,
-        "gpt-test: the server refused the request (400).",
+        ContextTooLongError,
+        "gpt-test: the question with its sources is too long for the model (400).",
     ),
+    (
+        status(413),
+        ContextTooLongError,
+        "gpt-test: the question with its sources is too long for the model (413).",
+    ),
+    (
+        status(429, message="insufficient_quota"),
+        ModelAuthError,
+        "gpt-test: the quota of the API key is used up (429).",
+    ),
+    (status(402), ModelAuthError, "gpt-test: the account has no money left (402)."),
+    (status(400), ModelRequestError, "gpt-test: the server refused the request (400)."),
+    (status(408), ModelUnavailableError, "gpt-test: the server failed (408)."),
+    (status(409), ModelUnavailableError, "gpt-test: the server failed (409)."),
     (status(422), ModelRequestError, "gpt-test: the server refused the request (422)."),
     (status(500), ModelUnavailableError, "gpt-test: the server failed (500)."),
     (status(503), ModelUnavailableError, "gpt-test: the server failed (503)."),
@@ -223,34 +334,69 @@ def test_each_status_is_its_own_error_and_is_not_tried_again(
     assert len(model.requests) == 1
 
 
+LATER = "Wed, 21 Oct 2026 07:28:30 GMT"
+NOW = "Wed, 21 Oct 2026 07:28:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After-Ms": "250"}, 0.25),
+        ({"Retry-After": LATER, "Date": NOW}, 30.0),
+        ({"Retry-After": NOW, "Date": LATER}, 0.0),
+        ({"Retry-After": LATER}, None),
+        ({"Retry-After": "soon"}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("code", [429, 503])
+def test_the_server_says_when_to_come_back(
+    model: ScriptedModel, code: int, headers: dict[str, str], seconds: float | None
+) -> None:
+    model.next(status(code, headers))
+    assert failure_of(model.url).retry_after == seconds
+
+
 BROKEN = [
-    (cut("Fifteen"), "gpt-test: the connection broke in the middle of the answer."),
-    (unfinished("Fifteen"), "gpt-test stopped in the middle of its answer."),
+    (
+        cut("Fifteen"),
+        ModelStreamError,
+        "gpt-test: the connection broke in the middle of the answer.",
+    ),
+    (unfinished("Fifteen"), ModelStreamError, "gpt-test stopped in the middle of its answer."),
     (
         events(delta("Fif"), '{"choices": [{"del'),
+        ModelFormatError,
         "gpt-test: the server's reply is not in the OpenAI format (JSONDecodeError).",
     ),
     (
         events(delta("Fif"), '"just a string"'),
+        ModelFormatError,
         "gpt-test: the server's reply is not in the OpenAI format (AttributeError).",
     ),
     (
         events(delta("Fif"), {"error": {"message": f"overloaded {KEY}", "code": 500}}),
+        ModelStreamError,
         "gpt-test: the server reported an error in the middle of the answer.",
     ),
-    (events(), "gpt-test: the server's reply is not in the OpenAI format (no events)."),
+    (
+        events(),
+        ModelFormatError,
+        "gpt-test: the server's reply is not in the OpenAI format (no events).",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("behaviour", "message"), BROKEN)
+@pytest.mark.parametrize(("behaviour", "kind", "message"), BROKEN)
 def test_a_stream_that_breaks_says_how(
-    model: ScriptedModel, behaviour: Behaviour, message: str
+    model: ScriptedModel, behaviour: Behaviour, kind: type[ModelError], message: str
 ) -> None:
     model.next(behaviour)
     error = failure_of(model.url)
-    assert type(error) is ModelStreamError
+    assert type(error) is kind
     assert error.message == message
-    assert error.retryable
+    assert error.retryable is kind.retryable
     assert len(model.requests) == 1
 
 
@@ -273,7 +419,7 @@ def test_a_whole_reply_without_a_choice_is_not_of_the_format(
 ) -> None:
     model.next(body(data))
     error = failure_of(model.url, stream=False)
-    assert type(error) is ModelStreamError
+    assert type(error) is ModelFormatError
     assert "not in the OpenAI format" in error.message
 
 
@@ -289,7 +435,7 @@ def test_a_server_that_stalls_in_the_middle_is_left(model: ScriptedModel) -> Non
 def test_a_server_that_never_answers_is_left(model: ScriptedModel, stream: bool) -> None:
     model.next(silent)
     error = failure_of(model.url, stream=stream, timeout=0.1)
-    assert type(error) is ModelUnavailableError
+    assert type(error) is ModelTimeoutError
     assert error.message == "gpt-test: the server sent nothing for 0.1 s."
     assert model.wait_for(1).gone.wait(DEADLINE)
     assert len(model.requests) == 1
