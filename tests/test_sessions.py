@@ -8,15 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from rag.application import ApplicationDatabase
 from rag.sessions import Sessions
 from rag.types import Message
 
 
 @pytest.fixture
-def sessions(tmp_path: Path) -> Iterator[Sessions]:
-    sessions = Sessions(f"sqlite:///{tmp_path / 'application.db'}")
-    yield sessions
-    sessions.close()
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "indexes" / "application.db"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[ApplicationDatabase]:
+    database = ApplicationDatabase(f"sqlite:///{path}")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def sessions(database: ApplicationDatabase) -> Sessions:
+    return Sessions(database)
 
 
 def test_turns_come_back_oldest_first(sessions: Sessions) -> None:
@@ -31,7 +42,15 @@ def test_turns_come_back_oldest_first(sessions: Sessions) -> None:
 
 
 def test_an_unknown_session_is_empty(sessions: Sessions) -> None:
+    sessions.add("somebody", "default", "q", "a")
     assert sessions.history("nobody") == ()
+
+
+def test_looking_for_a_session_before_the_first_makes_no_file(
+    sessions: Sessions, path: Path
+) -> None:
+    assert sessions.history("nobody") == ()
+    assert not path.parent.exists()
 
 
 def test_sessions_do_not_mix(sessions: Sessions) -> None:
@@ -55,10 +74,10 @@ def test_forgetting_removes_only_that_session(sessions: Sessions) -> None:
     assert not sessions.forget("one")
 
 
-def test_turns_outlive_the_process_that_wrote_them(sessions: Sessions, tmp_path: Path) -> None:
+def test_turns_outlive_the_process_that_wrote_them(sessions: Sessions, path: Path) -> None:
     sessions.add("s", "default", "q", "a")
-    again = Sessions(f"sqlite:///{tmp_path / 'application.db'}")
-    assert len(again.history("s")) == 2
+    again = ApplicationDatabase(f"sqlite:///{path}")
+    assert len(Sessions(again).history("s")) == 2
     again.close()
 
 
