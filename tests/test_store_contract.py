@@ -58,6 +58,12 @@ class Opener:
         self._opened.append(self._implementation(self._place))
         return self._opened[-1]
 
+    def at(self, place: Path) -> ChunkStore:
+        """Another knowledge base."""
+        place.mkdir()
+        self._opened.append(self._implementation(place))
+        return self._opened[-1]
+
     def close(self) -> None:
         for store in self._opened:
             store.close()
@@ -676,3 +682,22 @@ def test_any_sequence_of_events_equals_a_simple_model(implementation: str, tmp_p
             max_examples=25, stateful_step_count=25, deadline=None, derandomize=True, database=None
         ),
     )
+
+
+def test_the_stamp_names_what_is_seen_and_no_other_knowledge_base(
+    opened: Opener, tmp_path: Path
+) -> None:
+    server, writing = opened(), opened()
+    stamps = {server.stamp}
+    for version in "12":
+        with writing.writer(MINE) as writer:
+            put(writer, "a.md", "text", version=version)
+            writer.publish()
+        before = server.stamp
+        assert before in stamps, "what is seen has not moved on yet"
+        server.refresh()
+        assert server.stamp == writing.stamp
+        stamps.add(server.stamp)
+    assert len(stamps) == 3
+    elsewhere = opened.at(tmp_path / "elsewhere")
+    assert elsewhere.stamp not in stamps

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import queue
+import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -78,8 +79,11 @@ class State:
 class Database:
     """Reads of published generations, and the statements a writer needs.
 
-    Connections are pooled, one to a thread at a time; readers never wait for a writer.
+    Connections are pooled, one to a thread at a time; readers never wait for a writer. `identity`
+    tells this database from any other that was ever at its place.
     """
+
+    identity: str
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -102,6 +106,9 @@ class Database:
             db.executescript(
                 f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
+        self.identity = read_meta(db, "identity") or secrets.token_hex(8)
+        with db:
+            write_meta(db, "identity", self.identity)
 
     def connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=30, check_same_thread=False)

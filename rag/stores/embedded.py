@@ -85,6 +85,12 @@ class EmbeddedStore:
     def generation(self) -> int:
         return self._db.generation()
 
+    @property
+    def stamp(self) -> str:
+        view = self._view
+        seen = 0 if view is None else view.state.generation
+        return f"{self._db.identity}:{seen}"
+
     def documents(self, filters: Filters = Filters()) -> list[DocumentInfo]:
         return self._db.documents(filters)
 
