@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from rag.citations import CitationParser, citation
-from rag.errors import ModelStreamError, RagError
+from rag.citations import citation
+from rag.conversation import Conversation, ToolLimits
+from rag.errors import BudgetError, ModelAuthError, ModelError, ModelRequestError, RagError
 from rag.extract import Extractor, row_header
-from rag.prompt import REFUSAL, build_prompt
+from rag.generate import Happened, Written, cited, structured
+from rag.prompt import REFUSAL, Preset, Prompt, Wrapped, build_prompt
 from rag.retrieve import Retrieves
-from rag.text import Language, estimate_tokens, language
+from rag.sources import Sources, search_tool
+from rag.text import Language, language
+from rag.tools import Tool
 from rag.types import (
     EXTRACTIVE,
     Answer,
     AnswerEvent,
+    CallContext,
     ChatModel,
     ChatRequest,
     Citation,
@@ -38,22 +44,48 @@ EXTRACTED: dict[Language, str] = {
     "zh": "尚未配置对话模型，回答由文档原文摘录而成。",
     "en": "No chat model is configured: these are passages quoted from the documents.",
 }
-UNCITED: dict[Language, str] = {
-    "zh": "模型没有给出引用：请对照下方找到的资料核实这个回答。",
-    "en": "The model cited nothing: check this answer against the passages that were found.",
+DOWN: dict[Language, str] = {
+    "zh": "对话模型暂时不可用，回答由文档原文摘录而成。（{reason}）",
+    "en": "No chat model can answer now: these are passages quoted from the documents. ({reason})",
 }
+SEARCH = "search_knowledge"
+
+Fallback = Literal["all", "down", "never"]
+"""When passages are quoted in a model's place: whenever none answers, or only where waiting may
+help and not an operator, or never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, checked. `history` alternates user and assistant, oldest first."""
+    """What is asked, checked. `history` alternates user and assistant, oldest first.
+
+    `image_texts` were read from the pictures; they help to find passages, and stand in the prompt
+    in place of pictures that the model cannot see. `tools` are those the model may call, besides
+    `search_knowledge`, which is made for each answer if `searches`.
+    """
 
     text: str
+    preset: Preset
     history: tuple[Message, ...] = ()
     images: tuple[Image, ...] = ()
+    image_texts: tuple[str, ...] = ()
     filters: Filters = Filters()
     top_k: int = 5
     stream: bool = True
+    schema: Wrapped | None = None
+    tools: Mapping[str, Tool] | None = None
+    searches: bool = False
+    context: CallContext = CallContext()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Tokens of a reply, and what tools may take."""
+
+    max_tokens: int
+    temperature: float | None = None
+    tools: ToolLimits = ToolLimits(steps=5, seconds=60)
+    fallback: Fallback = "down"
 
 
 class Answerer:
@@ -64,16 +96,14 @@ class Answerer:
         retriever: Retrieves,
         extractor: Extractor,
         model: ChatModel | None,
+        limits: Limits,
         *,
-        max_tokens: int,
-        temperature: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._retriever = retriever
         self._extractor = extractor
         self._model = model
-        self._max_tokens = max_tokens
-        self._temperature = temperature
+        self._limits = limits
         self._clock = clock
 
     async def answer(self, question: Question) -> AsyncGenerator[AnswerEvent]:
@@ -82,17 +112,17 @@ class Answerer:
         try:
             hits = await asyncio.to_thread(
                 self._retriever.retrieve,
-                question.text,
+                " ".join((question.text, *question.image_texts)),
                 top_k=question.top_k,
                 filters=question.filters,
                 history=question.history,
             )
             watch.retrieved = watch.now()
             yield Retrieved(tuple(hits), watch.retrieved)
-            if not hits:
+            if self._model is None:
+                events = self._extracts(question, hits, watch, EXTRACTED[language(question.text)])
+            elif not hits and not (question.tools or question.searches):
                 events = self._refusal(question, watch)
-            elif self._model is None:
-                events = self._extracts(question, hits, watch)
             else:
                 events = self._generated(question, hits, self._model, watch)
             async with aclosing(events):
@@ -105,74 +135,129 @@ class Answerer:
         text = REFUSAL[language(question.text)]
         yield Token(text)
         name = EXTRACTIVE if self._model is None else self._model.name
-        yield Finished(_answer(text, (), name, watch, refused=True))
+        yield Finished(watch.answer(text, model=name, refused=True))
 
     async def _extracts(
-        self, question: Question, hits: Sequence[Hit], watch: _Watch
+        self, question: Question, hits: Sequence[Hit], watch: _Watch, notice: str
     ) -> AsyncGenerator[AnswerEvent]:
+        if not hits:
+            async for event in self._refusal(question, watch):
+                yield event
+            return
         extracts = await asyncio.to_thread(self._extractor.best, question.text, hits)
         citations: list[Citation] = []
         parts: list[str] = []
         for extract in extracts:
             hit = hits[extract.n - 1]
-            cited = citation(extract.n, hit, extract.start, extract.end)
-            citations.append(cited)
-            header = row_header(hit.chunk, cited.quote)
-            text = (
-                f"{header}\n{cited.quote} [{cited.n}]" if header else f"{cited.quote} [{cited.n}]"
-            )
-            parts.append(text)
+            quoted = citation(extract.n, hit, extract.start, extract.end)
+            citations.append(quoted)
+            header = row_header(hit.chunk, quoted.quote)
+            text = f"{quoted.quote} [{quoted.n}]"
+            parts.append(f"{header}\n{text}" if header else text)
             watch.token()
-            yield Token(text if len(parts) == 1 else "\n\n" + text)
-            yield Cited(cited)
-        notice = EXTRACTED[language(question.text)]
-        text = "\n\n".join(parts)
-        yield Finished(_answer(text, tuple(citations), EXTRACTIVE, watch, notice=notice))
+            yield Token(parts[-1] if len(parts) == 1 else "\n\n" + parts[-1])
+            yield Cited(quoted)
+        yield Finished(
+            watch.answer(
+                "\n\n".join(parts), citations=tuple(citations), model=EXTRACTIVE, notice=notice
+            )
+        )
 
     async def _generated(
         self, question: Question, hits: Sequence[Hit], model: ChatModel, watch: _Watch
     ) -> AsyncGenerator[AnswerEvent]:
-        prompt = build_prompt(
-            question.text,
-            hits,
-            budget=model.context_window - self._max_tokens,
-            history=question.history,
-            images=question.images,
-        )
-        request = ChatRequest(
-            messages=prompt.messages,
-            stream=question.stream,
-            temperature=self._temperature,
-            max_tokens=self._max_tokens,
-        )
-        parser = CitationParser(prompt.sources, question.text)
-        usage: Usage | None = None
-        replies = model.chat(request)
-        async with aclosing(replies):
-            async for delta in replies:
-                usage = delta.usage or usage
-                if delta.text:
-                    watch.token()
-                    for event in parser.feed(delta.text):
+        sources = Sources(hits)
+        conversation = self._conversation(question, sources, model)
+        said = False
+        try:
+            async with aclosing(self._written(question, sources, conversation)) as written:
+                async for event in written:
+                    if isinstance(event, Token):
+                        said = True
+                        watch.token()
+                    if not isinstance(event, Written):
                         yield event
-        for event in parser.finish():
-            yield event
-        text = parser.text.strip()
-        if not text:
-            raise ModelStreamError(f"{model.name} answered with no text.", "Ask again.")
-        refused = not parser.citations and is_refusal(text)
-        checkable = refused or bool(parser.citations)
-        yield Finished(
-            _answer(
-                parser.text,
-                parser.citations,
-                model.name,
-                watch,
-                usage=usage or _estimated(prompt.messages, text),
-                refused=refused,
-                notice="" if checkable else UNCITED[language(question.text)],
-            )
+                        continue
+                    yield Finished(
+                        watch.answer(
+                            event.text,
+                            citations=event.citations,
+                            model=conversation.name,
+                            usage=conversation.usage,
+                            refused=event.refused,
+                            notice=event.notice,
+                            data=event.data,
+                        )
+                    )
+        except (ModelError, BudgetError) as error:
+            if said or question.schema or question.images or not self._may_extract(error):
+                raise
+            notice = DOWN[language(question.text)].format(reason=error.message)
+            async with aclosing(self._extracts(question, hits, watch, notice)) as extracts:
+                async for extract in extracts:
+                    yield extract
+
+    def _may_extract(self, error: RagError) -> bool:
+        for_operators = isinstance(error, ModelAuthError | ModelRequestError)
+        return self._limits.fallback == "all" or (
+            self._limits.fallback == "down" and not for_operators
         )
+
+    def _conversation(self, question: Question, sources: Sources, model: ChatModel) -> Conversation:
+        abilities, limits = model.abilities, self._limits
+        sees = abilities.vision
+
+        tongue = language(question.text)
+        tools = dict(question.tools or {})
+        if question.searches:
+            tools[SEARCH] = search_tool(sources, self._retriever, question.filters)
+        wrapped = question.schema
+
+        def build(max_turns: int | None, max_hits: int | None) -> Prompt:
+            return build_prompt(
+                question.text,
+                sources.hits,
+                budget=abilities.context_window - limits.max_tokens,
+                history=question.history,
+                images=question.images if sees else (),
+                image_texts=() if sees else question.image_texts,
+                preset=question.preset,
+                tools=tuple(tools),
+                answer_format=wrapped.instruction(tongue, enforced=abilities.schema)
+                if wrapped
+                else "",
+                max_turns=max_turns,
+                max_hits=max_hits,
+            )
+
+        request = ChatRequest(
+            messages=(),
+            stream=question.stream,
+            temperature=limits.temperature,
+            max_tokens=limits.max_tokens,
+            schema=question.schema.schema if question.schema else None,
+            context=replace(
+                question.context, documents=tuple(dict.fromkeys(h.document for h in sources.hits))
+            ),
+        )
+        return Conversation(
+            model,
+            build,
+            request,
+            sources=sources,
+            tools=tools,
+            limits=limits.tools,
+            clock=self._clock,
+        )
+
+    def _written(
+        self, question: Question, sources: Sources, conversation: Conversation
+    ) -> AsyncGenerator[Happened | Written]:
+        tongue = language(question.text)
+        if question.schema is not None:
+            return structured(conversation, sources, question.schema, tongue)
+        grounded = question.preset.grounded
+        return cited(conversation, sources, question.text, tongue, grounded=grounded)
 
 
 class _Watch:
@@ -191,35 +276,26 @@ class _Watch:
         if self.first_token is None:
             self.first_token = self.now()
 
-
-def is_refusal(text: str) -> bool:
-    """Whether a reply is one of the refusals the prompt asks for, give or take punctuation."""
-    return any(text.strip(' \n。."“”').startswith(r.strip("。.")) for r in REFUSAL.values())
-
-
-def _estimated(messages: Sequence[Message], text: str) -> Usage:
-    asked = sum(estimate_tokens(m.text) for m in messages)
-    return Usage(asked, estimate_tokens(text), estimated=True)
-
-
-def _answer(
-    text: str,
-    citations: tuple[Citation, ...],
-    model: str,
-    watch: _Watch,
-    *,
-    usage: Usage = Usage(),
-    refused: bool = False,
-    notice: str = "",
-) -> Answer:
-    return Answer(
-        text=text,
-        refused=refused,
-        citations=citations,
-        model=model,
-        usage=usage,
-        timings=Timings(
-            retrieved=watch.retrieved, first_token=watch.first_token, total=watch.now()
-        ),
-        notice=notice,
-    )
+    def answer(
+        self,
+        text: str,
+        *,
+        model: str,
+        citations: tuple[Citation, ...] = (),
+        usage: Usage = Usage(),
+        refused: bool = False,
+        notice: str = "",
+        data: object = None,
+    ) -> Answer:
+        return Answer(
+            text=text,
+            refused=refused,
+            citations=citations,
+            model=model,
+            usage=usage,
+            timings=Timings(
+                retrieved=self.retrieved, first_token=self.first_token, total=self.now()
+            ),
+            notice=notice,
+            data=data,
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 from rag.text import sentences, terms
 from rag.types import Citation, Cited, Hit, Token
@@ -37,8 +37,9 @@ class CitationParser:
     number each; numbers that name no source are taken out.
     """
 
-    def __init__(self, sources: Sequence[Hit], question: str = "") -> None:
-        """`question` stands in for the statement of a mark that follows none."""
+    def __init__(self, sources: Mapping[int, Hit], question: str = "") -> None:
+        """`sources` by number; more may be added while the reply comes. `question` stands in for
+        the statement of a mark that follows none."""
         self._sources = sources
         self._question = question
         self._pending = ""
@@ -91,10 +92,10 @@ class CitationParser:
 
     def _mark(self, numbers: str) -> Iterator[Token | Cited]:
         for n in _expanded(numbers):
-            if not 1 <= n <= len(self._sources):
+            if n not in self._sources:
                 continue
             statement = _last_sentence(self._statement) or self._question
-            citation = cite(n, self._sources[n - 1], statement)
+            citation = cite(n, self._sources[n], statement)
             self._citations[n, citation.start, citation.end] = citation
             self._marked = True
             self._written.append(f"[{n}]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,10 @@ from rag.types import (
     DocumentInfo,
     Failed,
     Finished,
+    Held,
+    Retried,
     Token,
+    ToolUsed,
 )
 from rag.wire import document_json
 
@@ -176,11 +180,26 @@ class AnswerPrinter:
             return
         elif isinstance(event, Token):
             print(event.text, end="", flush=True)
+        elif isinstance(event, Retried | ToolUsed):
+            say(_aside(event))
+        elif isinstance(event, Held):
+            say(f"This answer waits for approval ({event.reason}).")
+            say(f"  Its reviewer reads it with: rag reviews show {event.review_id}")
         elif isinstance(event, Finished):
             write("")
             _print_sources(event.answer.citations)
             if event.answer.notice:
                 say(f"\n{event.answer.notice}")
+
+
+def _aside(event: Retried | ToolUsed) -> str:
+    """A line between the answer's own."""
+    if isinstance(event, ToolUsed):
+        result = _short(" ".join(event.result.split()), 100)
+        return f"({event.name} {_short(event.arguments, 100)} → {result})"
+    who = "again" if event.next_model == event.model else event.next_model
+    wait = f" in {event.wait:.1f} s" if event.wait else ""
+    return f"({event.reason} Asking {who}{wait}.)"
 
 
 def _print_sources(citations: Sequence[Citation]) -> None:
@@ -259,11 +278,24 @@ def print_status(engine: Engine, names: Sequence[str], *, as_json: bool) -> None
                 "embedding": asdict(fingerprint) if fingerprint else None,
             }
         )
-    model = engine.settings.model or "none (extractive answers)"
+    model = next(iter(engine.gateway.configured), "none (extractive answers)")
+    models = [asdict(status.circuit) for status in asyncio.run(engine.gateway.statuses())]
+    budgets = [asdict(use) for use in engine.ledger.budgets_used()]
     if as_json:
-        write(json.dumps({"model": model, "knowledge_bases": bases}, ensure_ascii=False, indent=2))
+        shown = {"model": model, "models": models, "budgets": budgets, "knowledge_bases": bases}
+        write(json.dumps(shown, ensure_ascii=False, indent=2))
         return
     write(f"chat model: {model}")
+    # A breaker lives in the process that asks, unless Redis holds it for all of them.
+    for circuit in models if engine.settings.redis_url else []:
+        write(
+            f"  {circuit['model']}: circuit {circuit['state']},"
+            f" {circuit['recent_failures']} recent failures"
+        )
+    for use in budgets:
+        write(
+            f"  budget {use['budget']}, {use['period']}: {use['share']:.0%} of {use['limit']:.2f}"
+        )
     for base in bases:
         embedding = base["embedding"] or {}
         write(

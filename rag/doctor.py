@@ -31,9 +31,17 @@ def examine(settings: Settings) -> list[Finding]:
         Finding("ok", "sqlite", sqlite3.sqlite_version),
         *_places(settings),
         *_extras(),
-        *_model(settings),
-        *_knowledge_bases(settings),
+        *_parts(settings),
     ]
+
+
+def _parts(settings: Settings) -> Iterator[Finding]:
+    engine = Engine(settings)
+    try:
+        yield from _models(engine)
+        yield from _knowledge_bases(engine)
+    finally:
+        engine.close()
 
 
 def _places(settings: Settings) -> Iterator[Finding]:
@@ -60,40 +68,35 @@ def _extras() -> Iterator[Finding]:
         )
 
 
-def _model(settings: Settings) -> Iterator[Finding]:
-    if settings.model is None:
+def _models(engine: Engine) -> Iterator[Finding]:
+    gateway = engine.gateway
+    if not gateway.configured:
         yield Finding(
             "note",
             "chat model",
             "none: answers are quoted passages",
             "Set OPENAI_API_KEY (and OPENAI_BASE_URL), and RAG_MODEL to the model's name.",
         )
-    elif settings.openai_api_key is None and settings.openai_base_url is None:
-        yield Finding(
-            "bad",
-            "chat model",
-            f"{settings.model}, but there is no way to it",
-            "Set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own.",
-        )
-    else:
-        where = settings.openai_base_url or "OpenAI"
-        key = "with a key" if settings.openai_api_key else "without a key"
-        yield Finding("ok", "chat model", f"{settings.model} at {where}, {key}")
+    for name in gateway.configured:
+        try:
+            resolved = gateway.opened(name).resolved
+        except RagError as error:
+            yield Finding("bad", "chat model", error.message, error.hint)
+        else:
+            where = resolved.base_url or "OpenAI"
+            key = resolved.key_labels[0] if resolved.keys else "without a key"
+            yield Finding("ok", "chat model", f"{name} at {where}, {key}")
 
 
-def _knowledge_bases(settings: Settings) -> Iterator[Finding]:
-    engine = Engine(settings)
-    try:
-        for name in engine.names():
-            try:
-                base = engine.knowledge_base(name)
-            except RagError as error:
-                yield Finding("bad", f"knowledge base {name}", error.message, error.hint)
-            else:
-                count = len(base.store.documents())
-                model = base.embedder.fingerprint.model
-                yield Finding("ok", f"knowledge base {name}", f"{count} documents, {model}")
-        if not engine.names():
-            yield Finding("note", "knowledge base", "none yet", "Make one: rag ingest ./knowledge")
-    finally:
-        engine.close()
+def _knowledge_bases(engine: Engine) -> Iterator[Finding]:
+    for name in engine.names():
+        try:
+            base = engine.knowledge_base(name)
+        except RagError as error:
+            yield Finding("bad", f"knowledge base {name}", error.message, error.hint)
+        else:
+            count = len(base.store.documents())
+            model = base.embedder.fingerprint.model
+            yield Finding("ok", f"knowledge base {name}", f"{count} documents, {model}")
+    if not engine.names():
+        yield Finding("note", "knowledge base", "none yet", "Make one: rag ingest ./knowledge")

@@ -2,63 +2,52 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from rag.answer import Answerer, Question
-from rag.calibrate import Calibration
-from rag.config import Settings
-from rag.embed import Choice, choose_embedder, open_embedder
-from rag.errors import FingerprintError, InputError, NotFoundError, VisionError
-from rag.extract import Extractor
+from rag.answer import SEARCH
+from rag.application import ApplicationDatabase
+from rag.asking import Asking, Code, Options, checked, keeps
+from rag.audit import AuditLog
+from rag.bases import DEFAULT, Following, KnowledgeBase, KnowledgeBases, OnPrepare
+from rag.bases import ChooseEmbedder as ChooseEmbedder
+from rag.cache import AnswerCache, InMemory, InRedis, KeptAnswers, RedisFlights
+from rag.config import Settings, secret
+from rag.embed import choose_embedder
+from rag.errors import InputError, NotFoundError
 from rag.files import Upload, plan_files
+from rag.gateway import Gateway
 from rag.images import ImageCheck
 from rag.ingest import Ingest, Plan, Progress, Report, StoredDocument
+from rag.ledger import Ledger
 from rag.load import LOADER_VERSION, load
-from rag.models import Models
-from rag.retrieve import Retriever
+from rag.pictures import Pictures
+from rag.prompt import Presets
+from rag.records import Listener, Record
+from rag.redis_link import RedisLink
+from rag.reviews import Review, Reviews
 from rag.sessions import Sessions
+from rag.shared import LocalState, RedisState
 from rag.split import Splitter
-from rag.stores.embedded import EmbeddedStore
+from rag.tools import Tool, calculate, load_tools, query_database
 from rag.types import (
-    EXTRACTIVE,
     AnswerEvent,
-    ChatModel,
     Chunk,
     ChunkStore,
     Document,
     DocumentInfo,
     Embedder,
     Filters,
-    Fingerprint,
     Hit,
-    Image,
-    Message,
+    SharedState,
 )
-
-DEFAULT = "default"
-_NAME = re.compile(r"[\w\-]{1,64}")
-_MAX_QUESTION = 8_000
-OnPrepare = Callable[[str, float], None]
-ChooseEmbedder = Callable[[Settings, Fingerprint | None, OnPrepare | None], Choice]
 
 
 def _nothing(_: object) -> None:
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class KnowledgeBase:
-    """An open knowledge base and the parts that answer from it."""
-
-    name: str
-    store: ChunkStore
-    embedder: Embedder
-    retriever: Retriever
-    extractor: Extractor
 
 
 class Engine:
@@ -66,115 +55,107 @@ class Engine:
 
     def __init__(self, settings: Settings, *, choose: ChooseEmbedder = choose_embedder) -> None:
         self.settings = settings
-        self._choose = choose
+        self.bases = KnowledgeBases(settings, choose=choose)
         self._lock = threading.RLock()
         self._writing = threading.Lock()  # within this process, writers wait for each other
-        self._stores: dict[str, EmbeddedStore] = {}
-        self._open: dict[str, KnowledgeBase] = {}
-        self._embedders: dict[Fingerprint, Embedder] = {}
-        self._models = Models(settings)
-        self._sessions: Sessions | None = None
+        self._listeners: list[Listener] = []
+        self._audit: AuditLog | None = None
+        self._application = ApplicationDatabase(settings.application_url)
+        self.ledger = Ledger(self._application, settings.budgets, listener=self.tell)
+        self.sessions = Sessions(self._application)
+        self.reviews = Reviews(self._application)
+        self.presets = Presets(settings.presets)
+        self._tools = _tools(settings)
+        url = settings.redis_url
+        redis = None if url is None else RedisLink(url.get_secret_value())
+        self._state: SharedState = LocalState() if redis is None else RedisState(redis)
+        self._cache = _cache(settings, redis, self._tools, self.tell)
+        self.gateway = Gateway(settings, ledger=self.ledger, state=self._state, listener=self.tell)
+        self._pictures = Pictures(enabled=settings.ocr)
+        self._asking = Asking(
+            settings,
+            self.bases,
+            self.gateway,
+            presets=self.presets,
+            tools=self._tools,
+            cache=self._cache,
+            pictures=self._pictures,
+            reviews=self.reviews,
+        )
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Engine:
         return cls(settings or Settings.read())
 
     async def aclose(self) -> None:
-        await self._models.aclose()
+        await self.gateway.aclose()
+        await self._state.aclose()  # and with it the way to Redis, which is the cache's too
         self.close()
 
     def close(self) -> None:
         with self._lock:
-            for store in self._stores.values():
-                store.close()
-            self._stores.clear()
-            self._open.clear()
-            if self._sessions is not None:
-                self._sessions.close()
+            self.bases.close()
+            self.ledger.close()
+            self._application.close()
+            if self._audit is not None:
+                self._audit.close()
+                self._audit = None
+
+    # --- what happens -------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> None:
+        """Tells it of every record from now on; see rag/records.py."""
+        self._listeners.append(listener)
+
+    def tell(self, record: Record) -> None:
+        if self.settings.audit:
+            self._audit_log().listen(record)
+        for listener in self._listeners:
+            listener(record)
+
+    def _audit_log(self) -> AuditLog:
+        """Opened at the first record, for most commands leave none."""
+        with self._lock:
+            settings = self.settings
+            if self._audit is None:
+                self._audit = AuditLog(
+                    settings.audit_dir or settings.indexes / "audit",
+                    texts=settings.audit_texts,
+                    max_mb=settings.audit_mb,
+                    days=settings.audit_days,
+                )
+            return self._audit
 
     # --- knowledge bases ----------------------------------------------------------------------
 
     def names(self) -> list[str]:
         """The knowledge bases there are."""
-        return sorted(p.parent.name for p in self.settings.indexes.glob("*/knowledge.db"))
+        return self.bases.names()
 
     def store(self, name: str) -> ChunkStore:
         """Raises NotFoundError if nothing was ever ingested under this name."""
-        if not (self._folder(name) / "knowledge.db").exists():
-            raise NotFoundError(
-                f"There is no knowledge base {name!r} in {self.settings.indexes}.",
-                f"Make it with: rag ingest PATH{'' if name == DEFAULT else f' --kb {name}'}",
-            )
-        return self._store(name)
-
-    def _store(self, name: str) -> EmbeddedStore:
-        with self._lock:
-            if name not in self._stores:
-                self._stores[name] = EmbeddedStore(self._folder(name))
-            return self._stores[name]
-
-    def _folder(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise InputError(
-                f"{name!r} cannot name a knowledge base.",
-                "Use up to 64 letters, digits, '-' and '_'.",
-            )
-        return self.settings.indexes / name
+        return self.bases.store(name)
 
     def knowledge_base(self, name: str = DEFAULT) -> KnowledgeBase:
-        """Open for questions, with the model its vectors are of.
-
-        Raises NotFoundError, EmbedderError, FingerprintError.
-
-        One at a time: the heavy libraries, imported here for the first time, must not meet each
-        other half imported in two threads.
-        """
-        with self._lock:
-            base = self._open.get(name)
-            if base is None or base.store.fingerprint != base.embedder.fingerprint:
-                base = self._open[name] = self._opened(name)
-            return base
-
-    def _opened(self, name: str) -> KnowledgeBase:
-        store = self.store(name)
-        store.refresh()
-        embedder = self._embedder(store, _nothing)
-        calibration = Calibration.of(embedder, self.settings.cache_dir)
-        retriever = Retriever(
-            store,
-            embedder,
-            calibration,
-            candidates=self.settings.candidates,
-            threshold=self.settings.threshold,
-        )
-        extractor = Extractor(embedder, spread=1 - calibration.floor)
-        return KnowledgeBase(name, store, embedder, retriever, extractor)
-
-    def _embedder(
-        self,
-        store: ChunkStore,
-        on_notice: Callable[[str], None],
-        on_prepare: OnPrepare | None = None,
-    ) -> Embedder:
-        with self._lock:
-            recorded = store.fingerprint
-            if recorded is not None and recorded in self._embedders:
-                return self._embedders[recorded]
-            choice = self._choose(self.settings, recorded, on_prepare)
-            if recorded is None:
-                on_notice(f"Embedding model: {choice.reason}")
-                on_notice("To use another: rag reindex --embedding NAME")
-            return self._embedders.setdefault(choice.embedder.fingerprint, choice.embedder)
-
-    def opened(self) -> list[KnowledgeBase]:
-        """Those that questions have been asked of."""
-        with self._lock:
-            return list(self._open.values())
+        """Open for questions. Raises NotFoundError, EmbedderError, FingerprintError."""
+        return self.bases.knowledge_base(name)
 
     def refresh(self) -> None:
         """Lets open knowledge bases see what other processes have published since."""
-        for base in self.opened():
-            base.store.refresh()
+        self.bases.refresh()
+
+    # --- approval -----------------------------------------------------------------------------
+
+    def decide(self, review_id: str, *, approve: bool, reviewer: str, note: str = "") -> Review:
+        """Releases an answer, which becomes a turn of its session, or keeps it back for good.
+
+        Raises NotFoundError, and InputError if that was decided before.
+        """
+        review = self.reviews.decide(review_id, approve=approve, reviewer=reviewer, note=note)
+        if approve and review.session_id:
+            text = str(review.answer["answer"])
+            self.sessions.add(review.session_id, review.knowledge_base, review.question, text)
+        return review
 
     # --- the way in ---------------------------------------------------------------------------
 
@@ -238,10 +219,10 @@ class Engine:
     ) -> Report:
         """Like `ingest`, from any sources."""
         if dry_run and knowledge_base not in self.names():  # looking on makes nothing
-            embedder = self._any_embedder()
+            embedder = self.bases.any_embedder()
             return self._ingest(embedder, on_progress).dry_run(plan, {})
-        store = self._store(knowledge_base)
-        embedder = self._embedder(store, on_notice, on_prepare)
+        store = self.bases.open_store(knowledge_base)
+        embedder = self.bases.embedder(store, on_notice, on_prepare)
         run = self._ingest(embedder, on_progress)
         if dry_run:
             return run.dry_run(plan, self._known(knowledge_base))
@@ -250,10 +231,10 @@ class Engine:
 
     def _known(self, name: str) -> dict[str, DocumentInfo]:
         """The documents there are, by uri."""
-        self._folder(name)
+        self.bases.folder(name)
         if name not in self.names():
             return {}
-        return {info.uri: info for info in self._store(name).documents()}
+        return {info.uri: info for info in self.bases.open_store(name).documents()}
 
     def _ingest(self, embedder: Embedder, on_progress: Callable[[Progress], None]) -> Ingest:
         return Ingest(
@@ -277,9 +258,7 @@ class Engine:
         Raises EmbedderUnavailableError; the knowledge base then stays as it was.
         """
         store = self.store(knowledge_base)
-        with self._lock:
-            embedder = open_embedder(embedding, self.settings, on_prepare)
-            embedder = self._embedders.setdefault(embedder.fingerprint, embedder)
+        embedder = self.bases.named_embedder(embedding, on_prepare)
         run = self._ingest(embedder, on_progress)
         with self._writing, store.writer(embedder.fingerprint, replacing=True) as writer:
             stored = [StoredDocument(info, store.document) for info in store.documents()]
@@ -323,15 +302,7 @@ class Engine:
             content_hash="",
             size=path.stat().st_size,
         )
-        return document, self._splitter(self._any_embedder()).split(document)
-
-    def _any_embedder(self) -> Embedder:
-        """The one in use, else the one a new knowledge base would get."""
-        with self._lock:
-            if not self._embedders:
-                embedder = self._choose(self.settings, None, None).embedder
-                self._embedders[embedder.fingerprint] = embedder
-            return next(iter(self._embedders.values()))
+        return document, self._splitter(self.bases.any_embedder()).split(document)
 
     def _splitter(self, embedder: Embedder) -> Splitter:
         return Splitter(
@@ -355,57 +326,33 @@ class Engine:
         filters: Filters = Filters(),
         threshold: float | None = None,
     ) -> list[Hit]:
-        return _Following(self, knowledge_base).retrieve(
-            _checked(question),
+        return Following(self.bases, knowledge_base).retrieve(
+            checked(question),
             top_k=top_k or self.settings.top_k,
             filters=filters,
             threshold=threshold,
         )
 
-    def ask(
-        self,
-        question: str,
-        *,
-        knowledge_base: str = DEFAULT,
-        history: Sequence[Message] = (),
-        images: Sequence[Image] = (),
-        filters: Filters = Filters(),
-        top_k: int | None = None,
-        model: str | None = None,
-        stream: bool = True,
-    ) -> AsyncGenerator[AnswerEvent]:
-        """The events of an answer. What is wrong with the question is raised here, before them."""
-        chosen = self.model(model)
-        if images and (chosen is None or not chosen.vision):
-            raise VisionError(
-                f"{chosen.name if chosen else EXTRACTIVE} cannot see images.",
-                "Choose a model with vision (RAG_MODEL), or set RAG_VISION=true if it has it.",
-            )
-        base = self.knowledge_base(knowledge_base)
-        answerer = Answerer(
-            _Following(self, knowledge_base),
-            base.extractor,
-            chosen,
-            max_tokens=self.settings.max_answer_tokens,
-            temperature=self.settings.temperature,
-        )
-        return answerer.answer(
-            Question(
-                text=_checked(question),
-                history=tuple(history),
-                images=tuple(images),
-                filters=filters,
-                top_k=top_k or self.settings.top_k,
-                stream=stream,
-            )
-        )
+    def ask(self, question: str, **options: Any) -> AsyncGenerator[AnswerEvent]:
+        """The events of an answer; `options` are those of `rag.asking.Options`.
 
-    def model(self, name: str | None = None) -> ChatModel | None:
-        """The chat model of this name, else the configured one; None is the extractive answerer.
-
-        Raises InputError for a name that is not offered, ConfigError if there is no way to it.
+        What is wrong with the question is raised here, before them.
         """
-        return self._models.get(name or self.settings.model or EXTRACTIVE)
+        return self._asking.ask(question, Options(**options))
+
+    def complete(self, code: Code, **options: Any) -> AsyncGenerator[AnswerEvent]:
+        """The events of the text that belongs at the cursor."""
+        return self._asking.complete(code, Options(**options))
+
+    @property
+    def tools(self) -> list[str]:
+        """The names of those a question may ask for."""
+        return sorted([*self._tools, SEARCH])
+
+    @property
+    def reads_images(self) -> bool:
+        """The text in pictures can be read here, whether or not the model sees."""
+        return self._pictures.can_read
 
     @property
     def images(self) -> ImageCheck:
@@ -415,49 +362,30 @@ class Engine:
             max_pixels=self.settings.max_image_pixels,
         )
 
-    @property
-    def sessions(self) -> Sessions:
-        with self._lock:
-            if self._sessions is None:
-                self.settings.indexes.mkdir(parents=True, exist_ok=True)
-                self._sessions = Sessions(f"sqlite:///{self.settings.indexes / 'application.db'}")
-            return self._sessions
+
+def _tools(settings: Settings) -> dict[str, Tool]:
+    """Ours, then the operator's, which may replace ours."""
+    tools = [calculate]
+    if settings.databases:
+        tools.append(query_database(settings.databases, secret))
+    for module in settings.tool_modules:
+        tools += load_tools(module)
+    return {tool.spec.name: tool for tool in tools}
 
 
-class _Following:
-    """Retrieves from a knowledge base, and follows it to another embedding model."""
-
-    def __init__(self, engine: Engine, name: str) -> None:
-        self._engine = engine
-        self._name = name
-
-    def retrieve(
-        self,
-        question: str,
-        *,
-        top_k: int,
-        filters: Filters = Filters(),
-        history: Sequence[Message] = (),
-        threshold: float | None = None,
-    ) -> list[Hit]:
-        def found() -> list[Hit]:
-            return self._engine.knowledge_base(self._name).retriever.retrieve(
-                question, top_k=top_k, filters=filters, history=history, threshold=threshold
-            )
-
-        try:
-            return found()
-        except FingerprintError:  # it moved between the question's embedding and the search
-            return found()
-
-
-def _checked(question: str) -> str:
-    text = question.strip()
-    if not text:
-        raise InputError("The question is empty.", "Ask something.")
-    if len(text) > _MAX_QUESTION:
-        raise InputError(
-            f"The question has {len(text)} characters; at most {_MAX_QUESTION} are read.",
-            "Shorten it.",
-        )
-    return text
+def _cache(
+    settings: Settings, redis: RedisLink | None, tools: Mapping[str, Tool], listener: Listener
+) -> AnswerCache:
+    kept: KeptAnswers
+    if redis is None:
+        kept, flights = InMemory(settings.cache_entries), None
+    else:
+        kept, flights = InRedis(redis), RedisFlights(redis)
+    return AnswerCache(
+        kept,
+        ttl=settings.cache_ttl,
+        refusal_ttl=settings.cache_refusal_ttl,
+        flights=flights,
+        keep=keeps(tools),
+        listener=listener,
+    )

@@ -15,9 +15,12 @@ from rag.types import (
     DocumentInfo,
     Failed,
     Finished,
+    Held,
     Hit,
+    Retried,
     Retrieved,
     Token,
+    ToolUsed,
 )
 
 
@@ -31,6 +34,12 @@ def event_json(event: AnswerEvent) -> tuple[str, dict[str, Any]]:
             return "token", {"text": event.text}
         case Cited():
             return "cited", citation_json(event.citation)
+        case Retried():
+            return "retried", asdict(event)
+        case ToolUsed():
+            return "tool_used", asdict(event)
+        case Held():
+            return "held", asdict(event)
         case Finished():
             return "finished", answer_json(event.answer)
         case Failed():
@@ -46,6 +55,8 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "usage": asdict(answer.usage),
         "timings": asdict(answer.timings),
         "notice": answer.notice,
+        "cached": answer.cached,
+        "data": answer.data,
     }
 
 

@@ -11,14 +11,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag.answer import EXTRACTED, EXTRACTIVE, UNCITED, Answerer, Question, is_refusal
+from rag.answer import DOWN, EXTRACTED, Answerer, Fallback, Limits, Question
 from rag.calibrate import Calibration
 from rag.engine import Engine
-from rag.errors import EmbedderError, ModelBusyError, ModelStreamError, RagError, VisionError
+from rag.errors import (
+    BudgetError,
+    EmbedderError,
+    ModelAuthError,
+    ModelBusyError,
+    ModelStreamError,
+    ModelUnavailableError,
+    RagError,
+    VisionError,
+)
 from rag.extract import Extractor
-from rag.prompt import REFUSAL
+from rag.generate import UNCITED, is_refusal
+from rag.prompt import ASSISTANT, REFUSAL
 from rag.retrieve import Retriever
 from rag.types import (
+    EXTRACTIVE,
+    Abilities,
     AnswerEvent,
     ChatRequest,
     Cited,
@@ -43,8 +55,7 @@ class Scripted:
     """A chat model that says what it is told; an error in the script is raised there."""
 
     name = "scripted"
-    vision = False
-    context_window = 4000
+    abilities = Abilities(context_window=4000)
 
     def __init__(self, *script: str | Delta | Exception) -> None:
         self._script = script
@@ -79,7 +90,11 @@ class Found:
 
 
 def answerer(
-    model: Scripted | None, *hits: Hit, error: RagError | None = None, extractor: object = None
+    model: Scripted | None,
+    *hits: Hit,
+    error: RagError | None = None,
+    extractor: object = None,
+    fallback: Fallback = "never",
 ) -> Answerer:
     retriever: Retriever = Found(*hits, error=error)  # type: ignore[assignment]
     ticks = iter(range(1000))
@@ -87,7 +102,7 @@ def answerer(
         retriever,
         extractor or Extractor(FakeEmbedder(), spread=1.0),  # type: ignore[arg-type]
         model,
-        max_tokens=500,
+        Limits(max_tokens=500, fallback=fallback),
         clock=lambda: float(next(ticks)),
     )
 
@@ -96,7 +111,7 @@ def told(
     answerer: Answerer, question: str = "年假有几天？", **options: object
 ) -> list[AnswerEvent]:
     async def run() -> list[AnswerEvent]:
-        asked = Question(text=question, **options)  # type: ignore[arg-type]
+        asked = Question(text=question, preset=ASSISTANT, **options)  # type: ignore[arg-type]
         return [event async for event in answerer.answer(asked)]
 
     return asyncio.run(run())
@@ -189,7 +204,8 @@ def test_closing_the_answer_closes_the_models_reply(after: int) -> None:
     model = Scripted(*["字"] * 50)
 
     async def run() -> None:
-        async with aclosing(answerer(model, *HITS).answer(Question(text="年假？"))) as events:
+        asked = Question(text="年假？", preset=ASSISTANT)
+        async with aclosing(answerer(model, *HITS).answer(asked)) as events:
             seen = 0
             async for _ in events:
                 seen += 1
@@ -216,7 +232,7 @@ def test_cancelling_the_task_closes_the_models_reply() -> None:
         model.stalled = asyncio.Event()  # type: ignore[attr-defined]
 
         async def consume() -> None:
-            async for _ in answerer(model, *HITS).answer(Question(text="年假？")):
+            async for _ in answerer(model, *HITS).answer(Question(text="年假？", preset=ASSISTANT)):
                 pass
 
         task = asyncio.create_task(consume())
@@ -260,11 +276,40 @@ def test_the_servers_usage_is_kept() -> None:
     assert finished(told(answerer(Scripted(*script), *HITS))).answer.usage == usage
 
 
-def test_usage_is_estimated_where_the_server_tells_none() -> None:
-    usage = finished(told(answerer(Scripted("十五天[1]"), *HITS))).answer.usage
-    assert usage.estimated
-    assert usage.prompt_tokens > 100
-    assert 3 <= usage.completion_tokens <= 6
+# --- when no model answers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fallback", ["down", "all"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModelBusyError("The model is busy."),
+        ModelUnavailableError("The server failed (500)."),
+        BudgetError("The budget of the day is used up."),
+    ],
+    ids=lambda error: error.code,
+)
+def test_passages_are_quoted_with_the_reason_when_no_model_answers(
+    error: RagError, fallback: Fallback
+) -> None:
+    events = told(answerer(Scripted(error), *HITS, fallback=fallback), "病假需要什么证明？")
+    answer = finished(events).answer
+    assert answer.model == EXTRACTIVE
+    assert answer.citations
+    assert answer.text == text_of(events)
+    assert answer.notice == DOWN["zh"].format(reason=error.message)
+
+
+def test_what_only_an_operator_can_mend_is_an_error_unless_others_were_asked_too() -> None:
+    error = ModelAuthError("The key is wrong (401).", "Check it.")
+    assert isinstance(told(answerer(Scripted(error), *HITS, fallback="down"))[-1], Failed)
+    assert isinstance(told(answerer(Scripted(error), *HITS, fallback="all"))[-1], Finished)
+
+
+def test_after_the_first_word_nothing_else_is_put_in_its_place() -> None:
+    model = Scripted("十五天", ModelStreamError("The stream broke.", "Ask again."))
+    events = told(answerer(model, *HITS, fallback="all"))
+    assert (text_of(events), type(events[-1])) == ("十五天", Failed)
 
 
 # --- without one ----------------------------------------------------------------------------------
@@ -332,7 +377,7 @@ def test_below_the_threshold_the_honest_answer_is_a_refusal(
         candidates=50,
         threshold=0.9,
     )
-    policies._open["default"] = replace(base, retriever=strict)
+    policies.bases._open["default"] = replace(base, retriever=strict)
     assert finished(events_of(policies, "What is the capital of France?")).answer.refused
 
 

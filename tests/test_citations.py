@@ -42,7 +42,7 @@ SOURCES = [hit(LEAVE), hit(COSTS), hit("第三份资料。", start=0)]
 
 
 def parsed(*pieces: str) -> tuple[str, list[Citation], CitationParser]:
-    parser = CitationParser(SOURCES)
+    parser = CitationParser(dict(enumerate(SOURCES, 1)))
     events = [e for piece in pieces for e in parser.feed(piece)] + list(parser.finish())
     text = "".join(e.text for e in events if isinstance(e, Token))
     return text, [e.citation for e in events if isinstance(e, Cited)], parser
@@ -149,7 +149,7 @@ def test_a_mark_after_code_counts_again() -> None:
 
 
 def test_text_passes_at_once_and_only_an_unfinished_mark_waits() -> None:
-    parser = CitationParser(SOURCES)
+    parser = CitationParser(dict(enumerate(SOURCES, 1)))
 
     def told(piece: str) -> str:
         return "".join(e.text for e in parser.feed(piece) if isinstance(e, Token))
@@ -163,7 +163,7 @@ def test_text_passes_at_once_and_only_an_unfinished_mark_waits() -> None:
 
 
 def test_a_mark_at_the_very_end_is_told_by_finish() -> None:
-    parser = CitationParser(SOURCES)
+    parser = CitationParser(dict(enumerate(SOURCES, 1)))
     assert list(parser.feed("年假 [1")) == [Token("年假 ")]
     assert list(parser.finish()) == [Token("[1")]
 

@@ -118,7 +118,7 @@ def run(
         settings_key="k",
         on_progress=on_progress,
     )
-    store = engine._store("default")
+    store = engine.bases.open_store("default")
     with store.writer(embedder.fingerprint) as writer:
         return ingest.run(Plan(sources), writer)
 

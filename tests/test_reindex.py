@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import rag.engine
+import rag.bases
 from rag.config import Settings
 from rag.embed import Choice
 from rag.engine import Engine
@@ -45,7 +45,7 @@ class Models:
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> Models:
     models = Models()
-    monkeypatch.setattr(rag.engine, "open_embedder", models.open)
+    monkeypatch.setattr(rag.bases, "open_embedder", models.open)
     return models
 
 

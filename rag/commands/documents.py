@@ -1,0 +1,126 @@
+"""Commands on documents."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rag.bases import DEFAULT
+from rag.commands.common import FAILED, JsonOption, KnowledgeBaseOption, opened
+from rag.console import ProgressBar, print_documents, print_preview, print_report, say
+from rag.errors import RagError
+from rag.wire import document_info_json
+
+app = typer.Typer(rich_markup_mode=None)
+docs = typer.Typer(help="Look at and remove documents.", no_args_is_help=True)
+app.add_typer(docs, name="docs")
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    kb: KnowledgeBaseOption = DEFAULT,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Mark these documents.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring the knowledge base to what the files say now.
+
+    Unchanged files are skipped, changed ones replaced, and documents whose file has gone from an
+    ingested folder are removed. Exit code: 0; 3 if some files failed; 1 if nothing could be done.
+
+    \b
+    rag ingest ./knowledge
+    rag ingest report.pdf notes/ --kb research --tag 2026
+    """
+    with opened() as engine, ProgressBar(quiet=as_json) as bar:
+        report = engine.ingest(
+            paths,
+            knowledge_base=kb,
+            tags=tag,
+            dry_run=dry_run,
+            on_progress=bar.ingest,
+            on_notice=bar.notice,
+            on_prepare=bar.prepare,
+        )
+    print_report(report, as_json=as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def reindex(
+    embedding: Annotated[str, typer.Option(help="Name or folder of the embedding model.")],
+    kb: KnowledgeBaseOption = DEFAULT,
+    as_json: JsonOption = False,
+) -> None:
+    """Move a knowledge base to another embedding model, from its stored texts.
+
+    Questions go on with the old vectors until all is done. Interrupted, it goes on where it was.
+
+    \b
+    rag reindex --embedding moka-ai/m3e-base
+    """
+    with opened() as engine, ProgressBar(quiet=as_json) as bar:
+        report = engine.reindex(
+            embedding, knowledge_base=kb, on_progress=bar.ingest, on_prepare=bar.prepare
+        )
+    print_report(report, as_json=as_json)
+
+
+@docs.command("ls")
+def docs_ls(kb: KnowledgeBaseOption = DEFAULT, as_json: JsonOption = False) -> None:
+    """List the documents."""
+    with opened() as engine:
+        infos = engine.store(kb).documents()
+    if as_json:
+        print(json.dumps([document_info_json(i) for i in infos], ensure_ascii=False, indent=2))
+    else:
+        print_documents(infos)
+
+
+@docs.command("show")
+def docs_show(
+    document: Annotated[str, typer.Argument(help="A name or an id, as 'rag docs ls' shows.")],
+    kb: KnowledgeBaseOption = DEFAULT,
+    chunks: Annotated[bool, typer.Option("--chunks", help="Show its chunks.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a document's text, or its chunks."""
+    with opened() as engine:
+        found = engine.find(document, kb)
+        pieces = engine.store(kb).chunks(found.id) if chunks else []
+    if chunks or as_json:
+        print_preview(found, pieces, as_json=as_json)
+    else:
+        print(found.text)
+
+
+@docs.command("rm")
+def docs_rm(
+    documents: Annotated[list[str], typer.Argument(help="Names or ids.")],
+    kb: KnowledgeBaseOption = DEFAULT,
+) -> None:
+    """Remove documents from the knowledge base; the files stay where they are."""
+    with opened() as engine:
+        for name in engine.remove(documents, knowledge_base=kb):
+            print(f"removed {name}")
+
+
+@app.command()
+def preview(files: list[Path], as_json: JsonOption = False) -> None:
+    """Show what files become: elements, chunks, offsets. Nothing is indexed."""
+    failed = False
+    with opened() as engine:
+        for file in files:
+            try:
+                document, chunks = engine.preview(file)
+            except RagError as error:
+                failed = True
+                say(f"Error: {error}")
+            else:
+                print_preview(document, chunks, as_json=as_json)
+    if failed:
+        raise typer.Exit(FAILED)
