@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from api import problems
-from api.routes import ask, knowledge, status
+from api.dependencies import caller_of
+from api.observe import Metrics
+from api.routes import ask, knowledge, models, reviews, status
 from api.safety import BodyLimit, SafeHeaders, SameOrigin
 from rag import __version__
-from rag.config import Settings
+from rag.callers import Callers
+from rag.config import Settings, secret
 from rag.engine import Engine
 from rag.errors import RagError
 
@@ -37,12 +40,15 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
         lifespan=_lifespan,
     )
     app.state.engine = engine
+    app.state.callers = Callers(engine.settings.callers, secret)
+    metrics = Metrics(engine)
+    app.add_api_route("/metrics", metrics.response, tags=["status"], summary="For Prometheus")
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=engine.settings.max_request_mb * 1_000_000)
     app.add_middleware(SameOrigin)
     app.add_middleware(SafeHeaders)
-    for routes in (ask, knowledge, status):
-        app.include_router(routes.router)
+    for routes in (ask, knowledge, models, reviews, status):
+        app.include_router(routes.router, dependencies=[Depends(caller_of)])
     app.mount("/", StaticFiles(directory=_WEB, html=True), name="web")
     return app
 
@@ -74,7 +80,8 @@ async def _follow(engine: Engine) -> None:
     """Takes up what other processes publish."""
     while True:
         await asyncio.sleep(_REFRESH_SECONDS)
-        for base in engine.opened():
+        # In a thread, for it waits while a knowledge base is being opened.
+        for base in await asyncio.to_thread(engine.bases.opened):
             try:
                 await asyncio.to_thread(base.store.refresh)
             except RagError as error:

@@ -17,7 +17,10 @@ from rag.wire import error_json
 # The first class that fits decides.
 _STATUS: tuple[tuple[type[errors.RagError], int], ...] = (
     (errors.InputError, 400),
+    (errors.CallerError, 403),
     (errors.NotFoundError, 404),
+    (errors.BudgetError, 402),
+    (errors.CircuitOpenError, 503),
     (errors.FileTooLargeError, 413),
     (errors.LoadError, 422),
     (errors.FingerprintError, 409),
@@ -51,6 +54,8 @@ class ProblemResponse(BaseModel):
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": ProblemResponse, "description": "The request cannot be used."},
+    402: {"model": ProblemResponse, "description": "The budget for models is used up."},
+    403: {"model": ProblemResponse, "description": "The caller's key is unknown or too weak."},
     404: {"model": ProblemResponse, "description": "There is no such thing."},
     502: {"model": ProblemResponse, "description": "The chat model failed."},
 }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from rag.engine import DEFAULT
+from rag.bases import DEFAULT
 from rag.types import Filters, Message
 
 _QUESTION = "How many days of annual leave do I have after ten years?"
@@ -71,6 +71,35 @@ class AskBody(_Request):
     )
     images: list[str] = Field(default=[], description="Data URLs: data:image/png;base64,...")
     model: str | None = Field(default=None, description="A model offered here, or 'extractive'.")
+    preset: str | None = Field(default=None, description="How to answer: `GET /models` lists them.")
+    tools: list[str] | None = Field(
+        default=None,
+        max_length=20,
+        description="What the model may call, in place of the preset's.",
+    )
+    output_schema: dict[str, Any] | None = Field(
+        default=None, alias="schema", description="A JSON schema that the answer has to fit."
+    )
+    top_k: int | None = Field(default=None, ge=1, le=50)
+    filters: FiltersBody = FiltersBody()
+    cache: bool = Field(default=True, description="False asks anew, whatever is kept.")
+    stream: bool = False
+
+
+class CompleteBody(_Request):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"before": "def total(prices):\n    return ", "name": "cart.py"}]
+        },
+    )
+
+    before: Text = Field(max_length=200_000, description="The file up to the cursor.")
+    after: Text = Field(default="", max_length=200_000, description="The file from the cursor on.")
+    name: Text = Field(default="", max_length=200, description="The file's name.")
+    knowledge_base: str = DEFAULT
+    model: str | None = None
+    preset: str | None = None
     top_k: int | None = Field(default=None, ge=1, le=50)
     filters: FiltersBody = FiltersBody()
     stream: bool = False
@@ -94,7 +123,8 @@ class CitationBody(BaseModel):
 class UsageBody(BaseModel):
     prompt_tokens: int
     completion_tokens: int
-    estimated: bool
+    estimated: bool = Field(description="The server reported none.")
+    cost: float | None = Field(description="US dollars; null where a price is not known.")
 
 
 class TimingsBody(BaseModel):
@@ -131,9 +161,12 @@ class AnswerBody(BaseModel):
                         "prompt_tokens": 912,
                         "completion_tokens": 9,
                         "estimated": False,
+                        "cost": 0.00123,
                     },
                     "timings": {"retrieved": 0.012, "first_token": 0.41, "total": 0.56},
                     "notice": "",
+                    "cached": False,
+                    "data": None,
                     "session_id": None,
                 }
             ]
@@ -147,7 +180,23 @@ class AnswerBody(BaseModel):
     usage: UsageBody
     timings: TimingsBody
     notice: str
+    cached: bool = Field(description="Replayed; `usage` is what it cost the first time.")
+    data: Any = Field(description="The answer as JSON, where a schema was asked for.")
     session_id: str | None
+
+
+class HeldBody(BaseModel):
+    """The answer waits for a person's approval: `GET /reviews/{review_id}` tells of it."""
+
+    review_id: str
+    reason: str
+
+
+class CompletionBody(BaseModel):
+    completion: str
+    model: str
+    usage: UsageBody
+    timings: TimingsBody
 
 
 class RetrieveBody(_Request):
@@ -225,10 +274,87 @@ class HealthResponse(BaseModel):
     version: str
 
 
-class ModelStatus(BaseModel):
+class DefaultModel(BaseModel):
     name: str
     vision: bool
     extractive: bool
+    reads_images: bool = Field(description="Pictures may be sent: seen, or their text read.")
+
+
+class ModelBody(BaseModel):
+    """A model that may be asked for. `circuit` is closed, open (nobody asks it) or half_open."""
+
+    name: str
+    profile: str
+    id: str
+    vision: bool
+    tools: bool
+    context_window: int
+    tags: list[str]
+    circuit: Literal["closed", "open", "half_open"]
+    recent_failures: int
+    probing_in: float | None = Field(description="Seconds until an open circuit is tried.")
+    rejected_keys: list[str]
+    first_token_seconds: float | None = Field(description="Moving average.")
+
+
+class ModelsResponse(BaseModel):
+    default: str
+    models: list[ModelBody]
+    presets: list[str]
+    tools: list[str]
+
+
+class CostBody(BaseModel):
+    key: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    estimated_calls: int
+    unknown_cost_calls: int
+    cost: float
+
+
+class BudgetBody(BaseModel):
+    budget: str
+    period: str
+    limit: float
+    spent: float
+    reserved: float
+    share: float
+
+
+class CostsResponse(BaseModel):
+    """US dollars; days and months are those of UTC."""
+
+    by: Literal["day", "model", "caller", "session"]
+    rows: list[CostBody]
+    total: float
+    budgets: list[BudgetBody]
+
+
+class ReviewBody(BaseModel):
+    """`answer` is null for everyone but reviewers until it is approved."""
+
+    id: str
+    created_at: str
+    state: Literal["waiting", "approved", "rejected"]
+    reason: str
+    knowledge_base: str
+    question: str
+    answer: dict[str, Any] | None
+    reviewer: str
+    decided_at: str
+    note: str
+
+
+class ReviewsResponse(BaseModel):
+    reviews: list[ReviewBody]
+
+
+class DecisionBody(_Request):
+    approve: bool
+    note: Text = Field(default="", max_length=2000, description="For the asker.")
 
 
 class KnowledgeBaseStatus(BaseModel):
@@ -241,5 +367,5 @@ class KnowledgeBaseStatus(BaseModel):
 
 class StatusResponse(BaseModel):
     version: str
-    model: ModelStatus
+    model: DefaultModel
     knowledge_bases: list[KnowledgeBaseStatus]

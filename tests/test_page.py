@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -27,8 +30,10 @@ from tests.scripted_model import (
     answer,
     cut,
     gated,
+    late,
     stalled,
     status,
+    tool_calls,
 )
 from tests.served import fake_engine, scripted, served
 
@@ -100,14 +105,36 @@ def _is_far(url: str, server: str) -> bool:
     return not url.startswith((server, "data:", "blob:"))
 
 
+@dataclass(frozen=True)
+class Site:
+    """A server, and the engine in it."""
+
+    url: str
+    engine: Engine
+
+
+Serve = Callable[..., Site]
+PLAIN = {"vision": True, "cache": False, "retry_attempts": 1, "extractive_fallback": False}
+
+
 @pytest.fixture
-def url(model: ScriptedModel, settings: Settings, folder: Callable[..., Path]) -> Iterator[str]:
-    """A server over the documents, answering with the scripted model, which can see."""
-    given = settings.model_dump(exclude_unset=True) | scripted(model.url) | {"vision": True}
-    engine = fake_engine(Settings(**given))
-    engine.ingest([folder(**DOCUMENTS)])
-    with served(engine) as url:
-        yield url
+def serve(model: ScriptedModel, settings: Settings, folder: Callable[..., Path]) -> Iterator[Serve]:
+    """Starts servers over the documents, answering with the scripted model, which can see. What
+    fails there fails at once, and every question reaches the model; settings may change that."""
+    with ExitStack() as stack:
+
+        def start(**more: object) -> Site:
+            unset = settings.model_dump(exclude_unset=True)
+            engine = fake_engine(Settings(**(unset | scripted(model.url) | PLAIN | more)))
+            engine.ingest([folder(**DOCUMENTS)])
+            return Site(stack.enter_context(served(engine)), engine)
+
+        yield start
+
+
+@pytest.fixture
+def url(serve: Serve) -> str:
+    return serve().url
 
 
 @pytest.fixture
@@ -269,6 +296,26 @@ def test_a_picture_goes_with_the_question(page: Page, model: ScriptedModel) -> N
     expect(page.get_by_test_id("thumb")).to_have_count(0)
 
 
+def test_a_picture_whose_text_can_be_read_may_go_to_a_model_that_cannot_see(
+    visit: Open, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = visit(serve(vision=False).url)
+    expect(page.get_by_test_id("preset-choice")).to_be_visible()  # all is known
+    expect(page.get_by_test_id("attach")).to_be_hidden()
+    monkeypatch.setattr(Engine, "reads_images", property(lambda _: True))
+    page.reload()
+    expect(page.get_by_test_id("attach")).to_be_visible()
+
+
+def test_a_model_that_sees_may_be_chosen_for_pictures(visit: Open, serve: Serve) -> None:
+    models = ({"name": "blind"}, {"name": "seeing", "vision": True})
+    page = visit(serve(model=None, models=models, vision=False).url)
+    expect(page.get_by_test_id("model-choice")).to_be_visible()
+    expect(page.get_by_test_id("attach")).to_be_hidden()
+    page.get_by_test_id("model-choice").select_option("seeing")
+    expect(page.get_by_test_id("attach")).to_be_visible()
+
+
 def test_without_a_model_it_is_said_that_passages_are_quoted(
     visit: Open, settings: Settings, folder: Callable[..., Path]
 ) -> None:
@@ -287,6 +334,344 @@ def test_without_a_model_it_is_said_that_passages_are_quoted(
         assert marked(page) == LEAVE
         found = ended(ask(page, "工作满十年的员工有几天年假"), "done")
         expect(found.get_by_test_id("notice")).to_contain_text("No chat model is configured")
+
+
+# --- models and presets -------------------------------------------------------------------------
+
+TWO_MODELS = {"model": None, "models": ({"name": "quick"}, {"name": "careful"})}
+
+
+def test_one_model_is_no_choice_and_presets_fold_into_one_control(
+    page: Page, model: ScriptedModel
+) -> None:
+    expect(page.get_by_test_id("preset-choice")).to_be_visible()
+    expect(page.get_by_test_id("model-choice")).to_be_hidden()
+    expect(page.get_by_test_id("model")).to_have_text("scripted")
+    ended(ask(page, "annual leave"), "done")
+    expect(page.get_by_test_id("preset-choice")).not_to_contain_text("code_completion")
+
+
+def test_the_model_and_the_preset_chosen_answer_and_are_remembered(
+    visit: Open, serve: Serve, model: ScriptedModel
+) -> None:
+    page = visit(serve(**TWO_MODELS).url)
+    choice, preset = page.get_by_test_id("model-choice"), page.get_by_test_id("preset-choice")
+    expect(choice.locator("option:checked")).to_have_text("Automatic")
+    expect(page.get_by_test_id("model")).to_be_hidden()  # it would name another than is chosen
+    ended(ask(page, "annual leave"), "done")
+    choice.select_option("careful")
+    preset.select_option("customer_support")
+    found = ended(ask(page, "annual leave"), "done")
+    expect(found.get_by_test_id("facts")).to_contain_text("careful")
+    assert [request.body["model"] for request in model.requests] == ["quick", "careful"]
+    usual, support = (request.body["messages"][0]["content"] for request in model.requests)
+    assert "customer service" in support
+    assert "customer service" not in usual
+    page.reload()
+    expect(choice).to_have_value("careful")
+    expect(preset).to_have_value("customer_support")
+    choice.select_option("")
+    page.reload()
+    expect(choice).to_have_value("")
+
+
+def test_a_model_chosen_earlier_that_is_gone_is_not_asked_for(visit: Open, serve: Serve) -> None:
+    page = visit(serve(**TWO_MODELS).url)
+    page.evaluate("localStorage.setItem('knowledge.model', 'retired')")
+    page.reload()
+    expect(page.get_by_test_id("model-choice")).to_have_value("")
+    ended(ask(page, "annual leave"), "done")
+
+
+def test_a_browser_that_remembers_nothing_can_still_choose(
+    visit: Open, serve: Serve, model: ScriptedModel
+) -> None:
+    page = visit(serve(**TWO_MODELS).url)
+    page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new Error('refused'); } })"
+    )
+    page.reload()
+    page.get_by_test_id("model-choice").select_option("careful")
+    ended(ask(page, "annual leave"), "done")
+    assert model.requests[0].body["model"] == "careful"
+
+
+def test_a_model_that_is_not_available_is_marked_and_says_so_when_asked(
+    visit: Open, serve: Serve, model: ScriptedModel
+) -> None:
+    page = visit(serve(**TWO_MODELS, breaker_failures=1).url)
+    page.get_by_test_id("model-choice").select_option("careful")
+    model.next(status(500))
+    found = ended(ask(page, "annual leave"), "failed")
+    option = page.get_by_test_id("model-choice").locator("option[value=careful]")
+    expect(option).to_have_text("careful (not available at present)")
+    found.get_by_test_id("retry").click()
+    expect(found.get_by_test_id("error")).to_have_attribute("data-code", "circuit_open")
+    expect(found.get_by_test_id("error")).to_contain_text("is not available at present")
+    page.get_by_test_id("language").click()
+    expect(option).to_have_text("careful（暂不可用）")
+    page.get_by_test_id("model-choice").select_option("quick")
+    found.get_by_test_id("retry").click()
+    ended(found, "done")  # by the other
+
+
+def test_waiting_for_another_try_is_told_until_text_comes(
+    visit: Open, serve: Serve, model: ScriptedModel
+) -> None:
+    page = visit(serve(retry_attempts=2).url)
+    gate = threading.Event()
+    model.next(status(429, {"Retry-After": "1"}), late(gate, answer("15 days [1].")))
+    found = ask(page, "annual leave")
+    expect(found.get_by_test_id("progress")).to_have_text(
+        re.compile(r"^scripted has too many requests; asking again in 1\.\d s$")
+    )
+    gate.set()
+    ended(found, "done")
+    expect(found.get_by_test_id("progress")).to_have_count(0)
+    expect(found.get_by_test_id("answer-text")).to_have_text("15 days 1.")
+
+
+def test_another_model_taking_over_is_told(visit: Open, serve: Serve, model: ScriptedModel) -> None:
+    page = visit(serve(**TWO_MODELS).url, locale="zh-CN")
+    gate = threading.Event()
+    model.next(status(500), late(gate, answer("15 days [1].")))
+    found = ask(page, "annual leave")
+    expect(found.get_by_test_id("progress")).to_have_text("quick 无法连接，改问 careful")
+    gate.set()
+    ended(found, "done")
+    expect(found.get_by_test_id("facts")).to_contain_text("careful")
+
+
+def test_a_budget_that_is_used_up_is_said(visit: Open, serve: Serve) -> None:
+    priced = {"name": "scripted", "price_in": 1.0, "price_out": 1.0}
+    page = visit(serve(models=(priced,), budgets=({"day": 0.0},)).url)
+    found = ended(ask(page, "annual leave"), "failed")
+    expect(found.get_by_test_id("error")).to_have_attribute("data-code", "budget")
+    expect(found.get_by_test_id("error")).to_contain_text("The budget for chat models is used up")
+
+
+def test_passages_in_a_models_place_come_with_the_servers_words(
+    visit: Open, serve: Serve, model: ScriptedModel
+) -> None:
+    page = visit(serve(extractive_fallback=True).url)
+    model.next(status(500))
+    found = ended(ask(page, "annual leave after ten years of service"), "done")
+    expect(found.get_by_test_id("notice")).to_contain_text("No chat model can answer now")
+    expect(found.get_by_test_id("answer-text")).to_contain_text(LEAVE)
+
+
+# --- below an answer ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("price", "shown"), [(10.0, "$0.0013"), (0.1, "< $0.0001"), (10_000.0, "$1.27")]
+)
+def test_what_an_answer_cost_stands_below_it(
+    visit: Open, serve: Serve, price: float, shown: str
+) -> None:
+    priced = {"name": "scripted", "price_in": price, "price_out": price}
+    page = visit(serve(models=(priced,)).url)
+    facts = ended(ask(page, "annual leave"), "done").get_by_test_id("facts")
+    expect(facts).to_have_text(re.compile(rf"^scripted · {re.escape(shown)} · \d\.\d\d s$"))
+    expect(facts).to_have_attribute("title", "120 tokens read, 7 written")
+
+
+def test_tokens_that_nobody_counted_are_marked_as_about(page: Page, model: ScriptedModel) -> None:
+    model.next(answer("15 days [1].", usage=False))
+    facts = ended(ask(page, "annual leave"), "done").get_by_test_id("facts")
+    expect(facts).to_have_attribute("title", re.compile(r"^~\d+ tokens read, ~\d+ written$"))
+    expect(facts).not_to_contain_text("$")
+
+
+def test_an_answer_from_the_cache_says_so_and_can_be_asked_for_anew(
+    visit: Open, serve: Serve, model: ScriptedModel
+) -> None:
+    page = visit(serve(cache=True).url)
+    model.next(answer("15 days [1]."), answer("Fifteen days [1]."), answer("They expire [1]."))
+    first = ended(ask(page, "annual leave"), "done")
+    expect(first.get_by_test_id("anew")).to_have_count(0)
+    page.get_by_test_id("new-chat").click()
+    found = ended(ask(page, "annual leave"), "done")
+    expect(found.get_by_test_id("facts")).to_contain_text("from the cache")
+    assert len(model.requests) == 1
+    found.get_by_test_id("anew").click()
+    expect(found.get_by_test_id("answer-text")).to_have_text("Fifteen days 1.")
+    ended(found, "done")
+    expect(found.get_by_test_id("facts")).not_to_contain_text("from the cache")
+    expect(page.get_by_test_id("question")).to_be_focused()
+    # The answer it had is not told to the model.
+    assert [m["role"] for m in model.requests[1].body["messages"]] == ["system", "user"]
+
+
+# --- tools --------------------------------------------------------------------------------------
+
+
+def calls(**arguments: object) -> list[tuple[str, str]]:
+    """Calls of tools by name; a string is sent as it is."""
+    return [(n, a if isinstance(a, str) else json.dumps(a)) for n, a in arguments.items()]
+
+
+@pytest.fixture
+def analyst(visit: Open, serve: Serve) -> Page:
+    """A page whose answers may use tools."""
+    return visit(serve(preset="analyst", models=({"name": "scripted", "tools": True},)).url)
+
+
+def test_what_tools_did_is_listed_folded_and_opens(analyst: Page, model: ScriptedModel) -> None:
+    wanted = calls(calculate={"expression": "12*7"})
+    model.next(tool_calls(*wanted), answer("It is 84 [1]."))
+    found = ended(ask(analyst, "annual leave of twelve weeks"), "done")
+    call = found.get_by_test_id("tool-call")
+    expect(call.locator("summary")).to_have_text("Calculated: 12*7 = 84")
+    expect(call.get_by_text("expression: 12*7")).to_be_hidden()
+    call.locator("summary").focus()
+    analyst.keyboard.press("Enter")
+    expect(call.get_by_text("expression: 12*7")).to_be_visible()
+    analyst.get_by_test_id("language").click()
+    expect(call.locator("summary")).to_have_text("计算：12*7 = 84")
+
+
+def test_a_tool_that_failed_is_marked(analyst: Page, model: ScriptedModel) -> None:
+    model.next(tool_calls(*calls(calculate={"expression": "1/0"})), answer("I do not know [1]."))
+    found = ended(ask(analyst, "annual leave"), "done")
+    call = found.get_by_test_id("tool-call")
+    expect(call.locator("summary")).to_have_text("Calculated: 1/0did not work")
+    expect(call).to_have_attribute("data-failed", "")
+
+
+def test_a_database_that_was_asked_is_named(
+    visit: Open, serve: Serve, model: ScriptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sqlite3.connect(tmp_path / "shop.db") as shop:
+        shop.execute("CREATE TABLE rooms (name TEXT)")
+        shop.execute("INSERT INTO rooms VALUES ('Plum')")
+    shop.close()
+    monkeypatch.setenv("SHOP_URL", f"sqlite:///{tmp_path / 'shop.db'}")
+    given = {"databases": ({"name": "shop", "url_env": "SHOP_URL"},), "preset": "analyst"}
+    page = visit(serve(models=({"name": "scripted", "tools": True},), **given).url)
+    wanted = calls(query_database={"sql": "SELECT name FROM rooms", "database": "shop"})
+    model.next(tool_calls(*wanted), answer("Plum."))
+    found = ended(ask(page, "annual leave rooms"), "done")
+    call = found.get_by_test_id("tool-call")
+    expect(call.locator("summary")).to_have_text("Queried the database shop")
+    call.locator("summary").click()
+    expect(call).to_contain_text("SELECT name FROM rooms")
+    expect(call).to_contain_text("Plum")
+
+
+def test_what_a_model_gives_a_tool_stays_text(analyst: Page, model: ScriptedModel) -> None:
+    odd = calls(calculate={"expression": EVIL}, nothing=f"{EVIL} is no JSON")
+    model.next(tool_calls(*odd), answer("Done [1]."))
+    found = ended(ask(analyst, "annual leave"), "done")
+    expect(found.get_by_test_id("tool-call")).to_have_count(2)
+    expect(found.get_by_test_id("tools")).to_contain_text(EVIL)
+    expect(found.locator("img, script")).to_have_count(0)
+    assert analyst.evaluate("window.hurt") is None
+
+
+def test_what_a_model_looked_up_replaces_the_passages_found(
+    visit: Open, serve: Serve, model: ScriptedModel, settings: Settings
+) -> None:
+    """The first search is let find one passage only."""
+    given = {"preset": "analyst", "top_k": 1, "models": ({"name": "scripted", "tools": True},)}
+    page = visit(serve(**given).url)
+    gate = threading.Event()
+    wanted = calls(search_knowledge={"question": "工作满十年的员工有十五天年假"})
+    model.next(tool_calls(*wanted), late(gate, looked_up))
+    found = ask(page, "annual leave after ten years of service")
+    call = found.get_by_test_id("tool-call").locator("summary")
+    expect(call).to_have_text("Looked up again: 工作满十年的员工有十五天年假")
+    expect(found.get_by_test_id("progress")).to_have_text(re.compile(r"^Reading \d passages$"))
+    gate.set()
+    ended(found, "done")
+    found.get_by_test_id("citation").last.click()
+    expect(page.get_by_test_id("panel")).to_contain_text("𠮷野家")
+    assert HOTEL in marked(page)
+
+
+def looked_up(connection: Connection) -> None:
+    """Cites the source that a search has brought."""
+    result = connection.request.body["messages"][-1]["content"]
+    number = re.search(r'<source n="(\d+)"(?:(?!</source>).)*十五天年假', result, re.DOTALL)
+    assert number is not None
+    assert int(number[1]) > 1
+    answer(f"{LEAVE} [1] {HOTEL} [{number[1]}]")(connection)
+
+
+# --- approval -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Held:
+    """An answer that waits, and how often the page asked after it."""
+
+    page: Page
+    answer: Locator
+    engine: Engine
+    asked: list[str]
+
+    def decide(self, *, approve: bool, note: str = "") -> None:
+        (review,) = self.engine.reviews.list("waiting")
+        self.engine.decide(review.id, approve=approve, reviewer="eve", note=note)
+
+
+@pytest.fixture
+def held(visit: Open, serve: Serve, model: ScriptedModel) -> Held:
+    site = serve(presets={"careful": {"review": True}}, preset="careful")
+    page = visit(site.url)
+    page.clock.install()
+    asked: list[str] = []
+    page.on("request", lambda request: "/reviews/" in request.url and asked.append(request.url))
+    model.next(answer(f"{LEAVE} [1]"))
+    found = ended(ask(page, "annual leave after ten years of service"), "held")
+    expect(found.get_by_test_id("held")).to_contain_text("Waiting for approval")
+    expect(found.get_by_test_id("held")).to_contain_text("(style: careful)")
+    expect(found.get_by_test_id("answer-text")).to_be_empty()
+    expect(page.get_by_test_id("send")).to_be_visible()  # one can go on
+    return Held(page, found, site.engine, asked)
+
+
+def test_a_held_answer_appears_when_it_is_approved(held: Held) -> None:
+    held.decide(approve=True, note="Checked.")
+    held.page.clock.fast_forward(3_000)
+    found = ended(held.answer, "done")
+    expect(found.get_by_test_id("answer-text")).to_contain_text(LEAVE)
+    expect(found.get_by_test_id("approved")).to_have_text("Approved by a person: Checked.")
+    expect(found.get_by_test_id("held")).to_have_count(0)
+    found.get_by_test_id("citation").first.click()
+    assert marked(held.page) == LEAVE
+    held.page.clock.fast_forward(600_000)
+    assert len(held.asked) == 1
+
+
+def test_an_answer_that_is_not_released_gives_the_reviewers_note(held: Held) -> None:
+    held.decide(approve=False, note=f"Ask HR. {EVIL}")
+    held.page.clock.fast_forward(3_000)
+    found = ended(held.answer, "rejected")
+    expect(found.get_by_test_id("rejected")).to_contain_text(f"Ask HR. {EVIL}")
+    expect(found.get_by_test_id("answer-text")).to_be_empty()
+    assert held.page.evaluate("window.hurt") is None
+
+
+def test_nobody_asks_after_an_answer_that_nobody_sees(held: Held) -> None:
+    turn = (
+        "hidden => { Object.defineProperty(document, 'hidden', { value: hidden,"
+        " configurable: true }); document.dispatchEvent(new Event('visibilitychange')); }"
+    )
+    held.page.evaluate(turn, True)
+    held.page.clock.fast_forward(600_000)
+    assert held.asked == []
+    held.decide(approve=True)
+    held.page.evaluate(turn, False)  # coming back asks at once
+    ended(held.answer, "done")
+    assert len(held.asked) == 1
+
+
+def test_a_new_conversation_asks_no_more_after_what_waits(held: Held) -> None:
+    held.page.get_by_test_id("new-chat").click()
+    held.page.clock.fast_forward(600_000)
+    ended(ask(held.page, "annual leave"), "held")
+    assert held.asked == []
 
 
 # --- what others wrote --------------------------------------------------------------------------

@@ -13,11 +13,20 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
 
-from api.dependencies import EngineDependency
+from api.dependencies import CallerDependency, EngineDependency
 from api.problems import INTERNAL, PROBLEMS, failed_response
-from api.schemas import AnswerBody, AskBody, RetrieveBody, RetrieveResponse
+from api.schemas import (
+    AnswerBody,
+    AskBody,
+    CompleteBody,
+    CompletionBody,
+    HeldBody,
+    RetrieveBody,
+    RetrieveResponse,
+)
+from rag.asking import Code
 from rag.engine import Engine
-from rag.types import AnswerEvent, Failed, Finished, Message
+from rag.types import AnswerEvent, Failed, Finished, Held, Message
 from rag.wire import answer_json, event_json, hit_json
 
 router = APIRouter(tags=["questions"])
@@ -35,26 +44,25 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/ask", response_model=AnswerBody, responses={**PROBLEMS, **_STREAM})
-async def ask(body: AskBody, request: Request, engine: EngineDependency) -> Response:
+_WAITS: dict[int | str, dict[str, Any]] = {
+    202: {"model": HeldBody, "description": "The answer waits for a person's approval."}
+}
+
+
+@router.post("/ask", response_model=AnswerBody, responses={**PROBLEMS, **_STREAM, **_WAITS})
+async def ask(
+    body: AskBody, request: Request, engine: EngineDependency, caller: CallerDependency
+) -> Response:
     """Answer a question, with citations.
 
     With `stream: true`, or `Accept: text/event-stream`, the answer comes as server-sent events:
-    `retrieved`, then `token` and `cited` as they are written, then `finished` or `failed`.
+    `retrieved`, then `token` and `cited` as they are written, between them `retried` and
+    `tool_used`, then one of `finished`, `held` and `failed`.
     """
     stream = body.stream or "text/event-stream" in request.headers.get("accept", "")
-    history = await _history(body, engine)
-    images = await asyncio.to_thread(engine.images.from_data_urls, body.images)
+    cache = body.cache and "no-cache" not in request.headers.get("cache-control", "")
     events = await asyncio.to_thread(
-        engine.ask,
-        body.question,
-        knowledge_base=body.knowledge_base,
-        history=history,
-        images=images,
-        filters=body.filters.filters(),
-        top_k=body.top_k,
-        model=body.model,
-        stream=stream,
+        _asked, body, engine, cache=cache, caller=caller, stream=stream
     )
     if stream:
         return EventSourceResponse(
@@ -64,9 +72,42 @@ async def ask(body: AskBody, request: Request, engine: EngineDependency) -> Resp
     if isinstance(last, Finished):
         await _remember(body, engine, last)
         return JSONResponse(_answer(body, last))
+    return _unfinished(last)
+
+
+def _unfinished(last: AnswerEvent | None) -> Response:
     if isinstance(last, Failed):
         return failed_response(last)
+    if isinstance(last, Held):
+        return JSONResponse(event_json(last)[1], status_code=202)
     return Response(status_code=499)  # the client has gone; nobody reads this
+
+
+@router.post("/complete", response_model=CompletionBody, responses={**PROBLEMS, **_STREAM})
+async def complete(
+    body: CompleteBody, request: Request, engine: EngineDependency, caller: CallerDependency
+) -> Response:
+    """Write what belongs at the cursor of a partial file; streams as `/ask` does."""
+    stream = body.stream or "text/event-stream" in request.headers.get("accept", "")
+    events = await asyncio.to_thread(
+        engine.complete,
+        Code(body.before, body.after, body.name),
+        knowledge_base=body.knowledge_base,
+        model=body.model,
+        preset=body.preset,
+        filters=body.filters.filters(),
+        top_k=body.top_k,
+        caller=caller,
+        stream=stream,
+    )
+    if stream:
+        return EventSourceResponse(_told(events), headers={"Cache-Control": "no-store"})
+    last = await _unless_gone(request, _last(events))
+    if isinstance(last, Finished):
+        answer = answer_json(last.answer)
+        shown = {key: answer[key] for key in ("model", "usage", "timings")}
+        return JSONResponse({"completion": answer["answer"], **shown})
+    return _unfinished(last)
 
 
 @router.post("/retrieve", response_model=RetrieveResponse, responses=PROBLEMS)
@@ -82,25 +123,59 @@ def retrieve(body: RetrieveBody, engine: EngineDependency) -> dict[str, Any]:
     return {"hits": [hit_json(n, hit) for n, hit in enumerate(hits, 1)]}
 
 
-async def _history(body: AskBody, engine: Engine) -> tuple[Message, ...]:
+def _asked(
+    body: AskBody, engine: Engine, *, cache: bool, caller: str, stream: bool
+) -> AsyncGenerator[AnswerEvent]:
+    """All that waits for disks and decoders, in one thread."""
+    return engine.ask(
+        body.question,
+        knowledge_base=body.knowledge_base,
+        history=_history(body, engine),
+        images=engine.images.from_data_urls(body.images),
+        filters=body.filters.filters(),
+        top_k=body.top_k,
+        model=body.model,
+        preset=body.preset,
+        tools=body.tools,
+        schema=body.output_schema,
+        cache=cache,
+        caller=caller,
+        session_id=body.session_id or "",
+        stream=stream,
+    )
+
+
+def _history(body: AskBody, engine: Engine) -> tuple[Message, ...]:
     if body.history is not None:
         return tuple(turn.message() for turn in body.history)
     if body.session_id is not None:
-        return await asyncio.to_thread(engine.sessions.history, body.session_id)
+        return engine.sessions.history(body.session_id)
     return ()
 
 
 async def _sent(
     events: AsyncGenerator[AnswerEvent], body: AskBody, engine: Engine
 ) -> AsyncIterator[bytes]:
-    try:
+    """The events of an answer; its end tells the session, which then remembers it."""
+
+    async def remembered() -> AsyncGenerator[AnswerEvent]:
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, Finished):
                     await _remember(body, engine, event)
-                    yield _sse("finished", _answer(body, event))
-                else:
-                    yield _sse(*event_json(event))
+                yield event
+
+    async for sent in _told(remembered(), session_id=body.session_id):
+        yield sent
+
+
+async def _told(events: AsyncGenerator[AnswerEvent], **more: str | None) -> AsyncIterator[bytes]:
+    """Server-sent events; `more` is added to the last."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                name, data = event_json(event)
+                yield _sse(name, data | more if isinstance(event, Finished) else data)
     except Exception:  # noqa: BLE001 - too late for a status, and a stream must say how it ended
         _log.exception("an answer broke off")
         yield _sse(*event_json(INTERNAL))

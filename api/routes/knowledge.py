@@ -10,7 +10,7 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from api.dependencies import EngineDependency
 from api.problems import PROBLEMS
 from api.schemas import DeletedResponse, DocumentsResponse, IngestResponse
-from rag.engine import DEFAULT
+from rag.bases import DEFAULT
 from rag.files import Upload
 from rag.types import Filters
 from rag.wire import document_info_json, document_json

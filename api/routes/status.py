@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from api.dependencies import EngineDependency
 from api.schemas import HealthResponse, StatusResponse
 from rag import __version__
+from rag.errors import ConfigError
 from rag.types import EXTRACTIVE
 
 router = APIRouter(tags=["status"])
@@ -23,16 +24,29 @@ def health() -> dict[str, str]:
 @router.get("/status", response_model=StatusResponse)
 def status(engine: EngineDependency) -> dict[str, Any]:
     """The chat model, and the knowledge bases with their sizes."""
-    model = engine.model()
     return {
         "version": __version__,
-        "model": {
-            "name": model.name if model else EXTRACTIVE,
-            "vision": model.vision if model else False,
-            "extractive": model is None,
-        },
+        "model": _model(engine),
         "knowledge_bases": [_knowledge_base(engine, name) for name in engine.names()],
     }
+
+
+def _model(engine: EngineDependency) -> dict[str, Any]:
+    """The model that is asked first; `reads_images` if any that may be asked sees."""
+    sees = [_sees(engine, name) for name in engine.gateway.configured]
+    return {
+        "name": next(iter(engine.gateway.configured), EXTRACTIVE),
+        "vision": bool(sees) and sees[0],
+        "extractive": not sees,
+        "reads_images": any(sees) or engine.reads_images,
+    }
+
+
+def _sees(engine: EngineDependency, name: str) -> bool:
+    try:
+        return engine.gateway.opened(name).resolved.abilities.vision
+    except ConfigError:  # told whoever asks it, and by `rag doctor`
+        return False
 
 
 def _knowledge_base(engine: EngineDependency, name: str) -> dict[str, Any]:

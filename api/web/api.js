@@ -56,10 +56,13 @@ async function json(path, options) {
   }
 }
 
+const LAST = new Set(["finished", "held", "failed"]);
 const base = (name) => (name ? `?knowledge_base=${encodeURIComponent(name)}` : "");
 const documentPath = (id, name) => `/documents/${encodeURIComponent(id)}${base(name)}`;
 
 export const getStatus = () => json("/status");
+export const getModels = () => json("/models");
+export const getReview = (id, signal) => json(`/reviews/${encodeURIComponent(id)}`, { signal, cache: "no-store" });
 export const listDocuments = (name) => json(`/documents${base(name)}`);
 export const getDocument = (id, name, signal) => json(documentPath(id, name), { signal });
 export const deleteDocument = (id, name) => json(documentPath(id, name), { method: "DELETE" });
@@ -72,8 +75,8 @@ export function uploadDocuments(files, name) {
 }
 
 /**
- * Asks, and yields the events of the answer as {name, data}. Ends after "finished" or "failed";
- * throws ApiError if the stream breaks off before, and AbortError when `signal` fires.
+ * Asks, and yields the events of the answer as {name, data}. Ends after "finished", "held" or
+ * "failed"; throws ApiError if the stream breaks off before, and AbortError when `signal` fires.
  */
 export async function* ask(question, signal) {
   const response = await send("/ask", {
@@ -93,7 +96,7 @@ export async function* ask(question, signal) {
       while (events.length) {
         const event = events.shift();
         yield event;
-        if (event.name === "finished" || event.name === "failed") return;
+        if (LAST.has(event.name)) return;
       }
       if (done) throw connectionError();
     }

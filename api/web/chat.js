@@ -6,6 +6,7 @@ import { baseName, uuid } from "./text.js";
 import { Turn } from "./turn.js";
 
 const STARTERS = 5;
+const HISTORY = 100; // messages, the most that a question may bring
 
 /** The conversation: its turns, one at a time, in one session. */
 export class Chat {
@@ -15,11 +16,13 @@ export class Chat {
   #session = uuid();
   #running = null; // AbortController of the answer being written
   #turn = null;
+  #turns = [];
   #documents = [];
 
-  /** `app.knowledgeBase` is read for each question; `onOpen` as in Turn. */
-  constructor({ app, onOpen }) {
+  /** `app.knowledgeBase` and `choices` are read for each question; `onOpen` as in Turn. */
+  constructor({ app, choices, onOpen }) {
     this.app = app;
+    this.choices = choices;
     this.onOpen = onOpen;
     this.composer = new Composer({ onAsk: (asked) => this.#ask(asked), onStop: () => this.stop() });
     this.#scroll.addEventListener("wheel", () => this.#unfollow(), { passive: true });
@@ -38,6 +41,8 @@ export class Chat {
     this.#running?.abort();
     this.#running = null;
     this.#turn = null;
+    this.#turns.forEach((turn) => turn.leave());
+    this.#turns = [];
     this.#session = uuid();
     this.#list.replaceChildren();
     this.composer.busy = false;
@@ -50,13 +55,21 @@ export class Chat {
   }
 
   #ask({ question, images }) {
-    const turn = new Turn({ question, images, onOpen: this.onOpen, onRetry: (again) => this.#run(again) });
+    const turn = new Turn({ question, images, onOpen: this.onOpen, onRetry: (...again) => this.#again(...again) });
+    this.#turns.push(turn);
     this.#list.append(turn.element);
     this.#drawWelcome();
     this.#run(turn);
   }
 
-  async #run(turn) {
+  /** Asks a question once more; what was said since, and the answer it had, are not told to the model. */
+  #again(turn, more = {}) {
+    const before = this.#turns.slice(0, this.#turns.indexOf(turn)).flatMap((earlier) => earlier.messages);
+    this.#run(turn, { ...more, history: before.slice(-HISTORY) });
+    this.composer.invite();
+  }
+
+  async #run(turn, more = {}) {
     if (this.#running) return;
     const controller = new AbortController();
     this.#running = controller;
@@ -66,7 +79,7 @@ export class Chat {
     this.composer.busy = true;
     this.#follow();
     try {
-      for await (const event of ask(this.#request(turn), controller.signal)) {
+      for await (const event of ask({ ...this.#request(turn), ...more }, controller.signal)) {
         if (controller.signal.aborted) break;
         if (event.name === "finished" && event.data.session_id) this.#session = event.data.session_id;
         turn.apply(event);
@@ -80,6 +93,7 @@ export class Chat {
     if (this.#running !== controller) return; // a new conversation has begun meanwhile
     this.#running = null;
     this.composer.busy = false;
+    this.choices.refresh();
     this.#follow();
   }
 
@@ -89,6 +103,7 @@ export class Chat {
       session_id: this.#session,
       ...(this.app.knowledgeBase && { knowledge_base: this.app.knowledgeBase }),
       ...(images.length && { images }),
+      ...this.choices.asked,
     };
   }
 

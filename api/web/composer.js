@@ -15,7 +15,7 @@ export class Composer {
   #thumbs = byId("thumbs");
   #hint = byId("ask-hint");
   #images = []; // data URLs
-  #vision = false;
+  #readsImages = false;
   #busy = false;
 
   /** `onAsk({question, images})` is called for a complete question, `onStop()` for the stop button. */
@@ -37,10 +37,11 @@ export class Composer {
     acceptDrops(byId("chat"), (files) => this.#add(files));
   }
 
-  set vision(vision) {
-    this.#vision = vision;
-    this.#attach.hidden = !vision;
-    if (!vision) this.#images = [];
+  /** Whether pictures can be asked about: they are seen, or their text is read. */
+  set readsImages(can) {
+    this.#readsImages = can;
+    this.#attach.hidden = !can;
+    if (!can) this.#images = [];
     this.#drawThumbs();
   }
 
@@ -105,7 +106,7 @@ export class Composer {
   }
 
   async #add(files) {
-    if (!this.#vision) {
+    if (!this.#readsImages) {
       label(this.#hint, "no_vision");
       return;
     }

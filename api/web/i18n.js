@@ -1,9 +1,25 @@
 /** Every word of the page, in both languages, and what puts them there. */
 
+import { recall, remember } from "./store.js";
+
 const number = (value) => new Intl.NumberFormat(locale()).format(value);
 const seconds = (value) => value.toFixed(value < 10 ? 2 : 1);
 const many = (count, one, other) => `${number(count)} ${count === 1 ? one : other}`;
 const isSlides = (name) => /\.(pptx?|odp)$/i.test(name ?? "");
+/** US dollars: "$0.0012"; "" where nothing is known, or nothing was to be paid. */
+const dollars = (cost) => {
+  if (!cost) return "";
+  if (cost < 0.0001) return "< $0.0001";
+  return `$${cost.toFixed(cost < 0.1 ? 4 : 2)}`;
+};
+/** The server names what asks for approval in English: "preset careful", "tag secret, internal". */
+const why = (words, reason) => {
+  const [, kind, names] = /^(preset|tag) (.+)$/.exec(reason) ?? [];
+  return kind ? words.reasons[kind](names) : reason;
+};
+const approximately = ({ estimated }) => (estimated ? "~" : "");
+const tokensIn = (usage) => approximately(usage) + number(usage.prompt_tokens);
+const tokensOut = (usage) => approximately(usage) + number(usage.completion_tokens);
 const join = (...parts) => parts.filter(Boolean).join(" · ");
 
 /** Where a hit or citation stands: "Page 3 · Sheet A · Leave › Annual". */
@@ -40,9 +56,50 @@ const en = {
   image: ({ n }) => `Attached image ${n}`,
   no_vision: "The current model cannot read images.",
   not_an_image: ({ name }) => `${name} is not a PNG, JPEG, WebP or GIF image.`,
+  choose_model: "Which model answers",
+  model_automatic: "Automatic",
+  model_choice: ({ name, open }) => (open ? `${name} (not available at present)` : name),
+  choose_preset: "How to answer",
+  preset_usual: "Default style",
+  preset_choice: ({ name }) => en.presets[name] ?? name,
+  presets: { assistant: "Assistant", customer_support: "Customer service", analyst: "Data analyst" },
 
   searching: "Searching the documents",
   reading: ({ count }) => `Reading ${many(count, "passage", "passages")}`,
+  retried: ({ model, next_model: next, code, wait }) =>
+    `${model} ${en.troubles[code] ?? "did not answer"}; asking ${next === model ? "again" : next}${
+      wait >= 0.05 ? ` in ${wait.toFixed(1)} s` : ""
+    }`,
+  troubles: {
+    model_auth: "refused access",
+    model_request: "refused the request",
+    context_too_long: "cannot take this much text",
+    model_busy: "has too many requests",
+    model_unavailable: "cannot be reached",
+    model_timeout: "did not answer in time",
+    circuit_open: "is not available at present",
+    model_stream: "broke off",
+  },
+  asking: ({ model }) => `Asking ${model}`,
+  going_on: "Going on with the result",
+  call_search: ({ question }) => `Looked up again: ${question}`,
+  call_calculate: ({ expression, result }) => `Calculated: ${expression}${result && ` = ${result}`}`,
+  call_database: ({ database }) => `Queried the database${database ? ` ${database}` : ""}`,
+  call_other: ({ name }) => `Used the tool ${name}`,
+  call_failed: "did not work",
+  call_given: "Given",
+  call_result: "Result",
+  held: "Waiting for approval",
+  held_text: ({ reason }) =>
+    `A person checks this answer before it is shown (${why(en, reason)}). It will appear here; you can go on asking meanwhile.`,
+  reasons: {
+    preset: (name) => `style: ${en.presets[name] ?? name}`,
+    tag: (names) => `from documents tagged ${names}`,
+  },
+  held_id: ({ id }) => `Number of the review: ${id}`,
+  approved: ({ note }) => (note ? `Approved by a person: ${note}` : "Approved by a person"),
+  rejected: "Not released",
+  rejected_text: ({ note }) => (note ? `The reviewer writes: ${note}` : "The reviewer did not release this answer."),
   answer_ready: "The answer is complete.",
   stopped: "You stopped this answer; it is not complete.",
   refusal: "Not in the documents",
@@ -53,16 +110,23 @@ const en = {
   place: (passage) => placeIn(en, passage),
   page: ({ page, name }) => (isSlides(name) ? `Slide ${page}` : `Page ${page}`),
   sheet: ({ sheet }) => `Sheet ${sheet}`,
-  timing: ({ model, total, tokens, estimated }) =>
+  facts: ({ model, cached, cost, total }) =>
     join(
-      total !== undefined && `${seconds(total)} s`,
       model === "extractive" ? "quoted, no chat model" : model,
-      tokens > 0 && `${estimated ? "about " : ""}${number(tokens)} tokens`,
+      cached ? "from the cache" : dollars(cost),
+      !cached && total !== undefined && `${seconds(total)} s`,
+    ),
+  facts_more: ({ cached, cost, ...usage }) =>
+    join(
+      cached && "the first time",
+      cached && dollars(cost),
+      `${tokensIn(usage)} tokens read, ${tokensOut(usage)} written`,
     ),
   notice_extractive: "No chat model is configured: these are passages quoted from the documents.",
   copy: "Copy answer",
   copied: "Copied",
   copy_failed: "Copying was not allowed",
+  anew: "Ask again without the cache",
   retry: "Try again",
 
   error_title: ({ code }) => en.errors[code] ?? "Something went wrong",
@@ -73,6 +137,14 @@ const en = {
     model_request: "The chat model refused the request",
     model_busy: "The chat model is busy",
     model_unavailable: "The chat model cannot be reached",
+    model_timeout: "The chat model did not answer in time",
+    circuit_open: "The chat model is not available at present",
+    context_too_long: "This is too long for the chat model",
+    model_format: "The chat model's reply cannot be read",
+    budget: "The budget for chat models is used up",
+    caller: "This is not allowed",
+    config: "The server is not set up for this",
+    input: "This cannot be asked as it is",
     model_stream: "The answer broke off",
     no_vision: "This model cannot read images",
     not_found: "Not found",
@@ -150,9 +222,49 @@ const zh = {
   image: ({ n }) => `第 ${n} 张图片`,
   no_vision: "当前模型不能识别图片。",
   not_an_image: ({ name }) => `${name} 不是 PNG、JPEG、WebP 或 GIF 图片。`,
+  choose_model: "由哪个模型回答",
+  model_automatic: "自动选择模型",
+  model_choice: ({ name, open }) => (open ? `${name}（暂不可用）` : name),
+  choose_preset: "回答方式",
+  preset_usual: "默认方式",
+  preset_choice: ({ name }) => zh.presets[name] ?? name,
+  presets: { assistant: "通用助手", customer_support: "客户服务", analyst: "数据分析" },
 
   searching: "正在检索文档",
   reading: ({ count }) => `正在阅读 ${number(count)} 段原文`,
+  retried: ({ model, next_model: next, code, wait }) =>
+    `${model} ${zh.troubles[code] ?? "没有回答"}，${wait >= 0.05 ? `${wait.toFixed(1)} 秒后` : ""}${
+      next === model ? "重试" : `改问 ${next}`
+    }`,
+  troubles: {
+    model_auth: "拒绝访问",
+    model_request: "拒绝了请求",
+    context_too_long: "容不下这么多文字",
+    model_busy: "请求过多",
+    model_unavailable: "无法连接",
+    model_timeout: "未及时回答",
+    circuit_open: "暂不可用",
+    model_stream: "中途断开",
+  },
+  asking: ({ model }) => `正在询问 ${model}`,
+  going_on: "正在根据结果继续",
+  call_search: ({ question }) => `再次检索：${question}`,
+  call_calculate: ({ expression, result }) => `计算：${expression}${result && ` = ${result}`}`,
+  call_database: ({ database }) => `查询数据库${database ? ` ${database}` : ""}`,
+  call_other: ({ name }) => `调用工具 ${name}`,
+  call_failed: "未成功",
+  call_given: "输入",
+  call_result: "结果",
+  held: "等待审核",
+  held_text: ({ reason }) => `这条回答须经人工审核后显示（${why(zh, reason)}）。通过后会出现在这里，你可以先继续提问。`,
+  reasons: {
+    preset: (name) => `回答方式：${zh.presets[name] ?? name}`,
+    tag: (names) => `文档标签：${names}`,
+  },
+  held_id: ({ id }) => `审核编号：${id}`,
+  approved: ({ note }) => (note ? `已通过人工审核：${note}` : "已通过人工审核"),
+  rejected: "未予发布",
+  rejected_text: ({ note }) => (note ? `审核意见：${note}` : "审核人没有发布这条回答。"),
   answer_ready: "回答完毕。",
   stopped: "你停止了这次回答，内容不完整。",
   refusal: "文档中没有答案",
@@ -163,16 +275,23 @@ const zh = {
   place: (passage) => placeIn(zh, passage),
   page: ({ page, name }) => (isSlides(name) ? `第 ${page} 张` : `第 ${page} 页`),
   sheet: ({ sheet }) => `工作表 ${sheet}`,
-  timing: ({ model, total, tokens, estimated }) =>
+  facts: ({ model, cached, cost, total }) =>
     join(
-      total !== undefined && `${seconds(total)} 秒`,
       model === "extractive" ? "原文摘录，未使用模型" : model,
-      tokens > 0 && `${estimated ? "约 " : ""}${number(tokens)} tokens`,
+      cached ? "来自缓存" : dollars(cost),
+      !cached && total !== undefined && `${seconds(total)} 秒`,
+    ),
+  facts_more: ({ cached, cost, ...usage }) =>
+    join(
+      cached && "首次回答",
+      cached && dollars(cost),
+      `读入 ${tokensIn(usage)} tokens，写出 ${tokensOut(usage)} tokens`,
     ),
   notice_extractive: "尚未配置对话模型，回答由文档原文摘录而成。",
   copy: "复制回答",
   copied: "已复制",
   copy_failed: "浏览器不允许复制",
+  anew: "不用缓存重新回答",
   retry: "重试",
 
   error_title: ({ code }) => zh.errors[code] ?? "出错了",
@@ -183,6 +302,14 @@ const zh = {
     model_request: "对话模型拒绝了请求",
     model_busy: "对话模型繁忙",
     model_unavailable: "无法连接对话模型",
+    model_timeout: "对话模型没有及时回答",
+    circuit_open: "对话模型暂不可用",
+    context_too_long: "内容超出对话模型的长度上限",
+    model_format: "无法读懂对话模型的回复",
+    budget: "对话模型的预算已用完",
+    caller: "没有权限",
+    config: "服务器的设置有误",
+    input: "无法这样提问",
     model_stream: "回答中途断开",
     no_vision: "当前模型不能识别图片",
     not_found: "未找到",
@@ -231,21 +358,12 @@ const zh = {
 };
 
 const TABLES = { en, zh };
-const STORED = "knowledge.language";
 let language = initialLanguage();
 
 function initialLanguage() {
-  const stored = readStored();
+  const stored = recall("language");
   if (stored in TABLES) return stored;
   return (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
-}
-
-function readStored() {
-  try {
-    return localStorage.getItem(STORED) ?? "";
-  } catch {
-    return ""; // storage is switched off in this browser
-  }
 }
 
 export const locale = () => (language === "zh" ? "zh-CN" : "en");
@@ -255,6 +373,9 @@ export function t(key, params = {}) {
   const entry = TABLES[language][key];
   return typeof entry === "function" ? entry(params) : entry;
 }
+
+/** Whether `text` is that of `key`, in whichever language. */
+export const isText = (key, text) => Object.values(TABLES).some((table) => table[key] === text);
 
 const WHERE = { text: "data-i18n", label: "data-i18n-label", title: "data-i18n-title", placeholder: "data-i18n-placeholder" };
 const paramsOf = new WeakMap();
@@ -290,11 +411,7 @@ export function applyLanguage() {
 /** Changes to the other language, remembers it, and fires "languagechanged" on the document. */
 export function switchLanguage() {
   language = language === "zh" ? "en" : "zh";
-  try {
-    localStorage.setItem(STORED, language);
-  } catch {
-    // not remembered: storage is switched off in this browser
-  }
+  remember("language", language);
   applyLanguage();
   document.dispatchEvent(new CustomEvent("languagechanged"));
 }

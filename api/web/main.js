@@ -1,16 +1,18 @@
 import { asApiError, getStatus } from "./api.js";
 import { Chat } from "./chat.js";
+import { Choices } from "./choices.js";
 import { Documents, failure } from "./documents.js";
 import { byId, el } from "./dom.js";
 import { applyLanguage, label, switchLanguage, t, unlabel } from "./i18n.js";
 import { Panel } from "./panel.js";
 
-const app = { knowledgeBase: "", loaded: false, failure: null };
+const app = { knowledgeBase: "", loaded: false, failure: null, readsImages: false };
 
 applyLanguage();
 const panel = new Panel({ app });
 const open = (passage, opener) => panel.open(passage, opener);
-const chat = new Chat({ app, onOpen: open });
+const choices = new Choices({ onChange: showChoices });
+const chat = new Chat({ app, choices, onOpen: open });
 const documents = new Documents({
   app,
   onOpen: open,
@@ -26,7 +28,7 @@ async function loadStatus() {
     showStatus(await getStatus());
     app.failure = null;
     chat.documents = [];
-    await documents.load();
+    await Promise.all([choices.load(), documents.load()]);
   } catch (error) {
     app.failure = asApiError(error);
     chat.documents = [];
@@ -41,8 +43,15 @@ function showStatus({ model, knowledge_bases: bases }) {
     unlabel(name);
     name.textContent = model?.name ?? "";
   }
-  chat.composer.vision = Boolean(model?.vision) && !model.extractive;
+  app.readsImages = Boolean(model?.reads_images);
+  showChoices();
   showBases(bases ?? []);
+}
+
+/** The model at the top is the one that answers where no other can be chosen. */
+function showChoices() {
+  byId("model").hidden = choices.offersModels;
+  chat.composer.readsImages = app.readsImages || choices.sees;
 }
 
 function showBases(bases) {

@@ -1,17 +1,27 @@
+import { asApiError, isAbort } from "./api.js";
+import { toolCall } from "./calls.js";
 import { citationButton, sourceList, Sources } from "./citations.js";
-import { announce, copyText, el, icon } from "./dom.js";
-import { label, t } from "./i18n.js";
+import { announce, el } from "./dom.js";
+import { foot } from "./foot.js";
+import { isText, label, t } from "./i18n.js";
 import { Prose } from "./prose.js";
+import { decided } from "./review.js";
 
 /**
  * One question and its answer on the page. The answer element's `data-state` is streaming, done,
- * refused or failed; an answer that was stopped is done and carries `data-stopped`.
+ * refused, failed, held (it waits for a person's approval) or rejected; an answer that was stopped
+ * is done and carries `data-stopped`.
  */
 export class Turn {
   #text = "";
   #sources = new Sources();
+  #timer = 0;
+  #waiting = null; // AbortController while the answer is held
 
-  /** `onOpen(passage, opener)` shows a passage in its document; `onRetry(turn)` asks again. */
+  /**
+   * `onOpen(passage, opener)` shows a passage in its document; `onRetry(turn, more)` asks again,
+   * with `more` in the request.
+   */
   constructor({ question, images, onOpen, onRetry }) {
     this.question = question;
     this.images = images;
@@ -30,23 +40,43 @@ export class Turn {
 
   /** Back to an answer that has not begun. */
   restart() {
+    this.leave();
     this.#text = "";
     this.#sources = new Sources();
-    this.progress = el("p", { class: "progress", "data-testid": "progress", i18n: "searching" });
+    this.calls = el("div", { class: "calls", "data-testid": "tools", hidden: true });
     this.body = el("div", { class: "prose", "data-testid": "answer-text", "aria-live": "polite", "aria-busy": "true" });
+    this.progress = el("p", { class: "progress", "data-testid": "progress" });
     this.prose = new Prose(this.body, (n, occurrence) => this.#mark(n, occurrence));
-    this.answer.replaceChildren(this.progress, this.body);
+    this.answer.replaceChildren(this.calls, this.body, this.progress);
     this.answer.removeAttribute("data-stopped");
     this.#state = "streaming";
+    this.#say("searching");
     announce("searching");
+  }
+
+  /** Nobody looks at it any more. */
+  leave() {
+    clearTimeout(this.#timer);
+    this.#waiting?.abort();
+    this.#waiting = null;
   }
 
   set #state(state) {
     this.answer.dataset.state = state;
   }
 
+  get #state() {
+    return this.answer.dataset.state;
+  }
+
   get streaming() {
-    return this.answer.dataset.state === "streaming";
+    return this.#state === "streaming";
+  }
+
+  /** What a model is told of it later: nothing, unless it came to an end. */
+  get messages() {
+    if (!["done", "refused"].includes(this.#state) || "stopped" in this.answer.dataset) return [];
+    return [{ role: "user", content: this.question }, { role: "assistant", content: this.#text }];
   }
 
   /** Shows one event of the stream. */
@@ -54,30 +84,52 @@ export class Turn {
     if (name === "retrieved") this.#retrieved(data);
     else if (name === "token") this.#token(data.text);
     else if (name === "cited") this.#sources.cited(data);
+    else if (name === "retried") this.#retried(data);
+    else if (name === "tool_used") this.#toolUsed(data);
+    else if (name === "held") this.#hold(data);
     else if (name === "finished") this.#finished(data);
     else if (name === "failed") this.fail(data);
   }
 
+  #say(key, params) {
+    clearTimeout(this.#timer);
+    label(this.progress, key, params);
+    this.progress.hidden = false;
+  }
+
   #retrieved({ hits }) {
     this.#sources.retrieved(hits);
-    label(this.progress, "reading", { count: hits.length });
+    this.#say("reading", { count: hits.length });
   }
 
   #token(text) {
+    clearTimeout(this.#timer);
     this.#text += text;
     this.progress.hidden = true;
     this.prose.update(this.#text);
   }
 
-  #finished({ answer, refused, citations, model, usage, timings, notice }) {
-    this.#text = answer;
-    this.#sources.finished(citations);
+  #retried(tried) {
+    this.#say("retried", tried);
+    announce("retried", tried);
+    this.#timer = setTimeout(() => this.#say("asking", { model: tried.next_model }), Math.max(tried.wait * 1000, 2000));
+  }
+
+  #toolUsed(used) {
+    this.calls.hidden = false;
+    this.calls.append(toolCall(used));
+    this.#say("going_on");
+  }
+
+  #finished(answer) {
+    const { refused, notice } = answer;
+    this.#text = answer.answer;
+    this.#sources.finished(answer.citations);
     this.#end(refused ? "refused" : "done", "whole");
     if (refused) this.answer.prepend(el("p", { class: "refusal-label", "data-testid": "refusal", i18n: "refusal" }));
-    if (notice) this.answer.append(noticeOf(notice, model));
+    if (notice) this.answer.append(noticeOf(notice));
     this.#drawSources(refused);
-    const tokens = (usage?.prompt_tokens ?? 0) + (usage?.completion_tokens ?? 0);
-    this.#drawFoot({ model, total: timings?.total, tokens, estimated: usage?.estimated });
+    this.#drawFoot(answer);
     announce("answer_ready");
   }
 
@@ -107,7 +159,36 @@ export class Turn {
     announce("stopped");
   }
 
+  async #hold({ review_id: id, reason }) {
+    this.#end("held");
+    const held = verdict("held", el("p", { i18n: ["held_text", { reason }] }), el("p", { class: "quiet", i18n: ["held_id", { id }] }));
+    this.answer.append(held);
+    announce("held");
+    this.#waiting = new AbortController();
+    try {
+      const review = await decided(id, this.#waiting.signal);
+      held.remove();
+      this.#decided(review);
+    } catch (error) {
+      if (isAbort(error)) return;
+      held.remove();
+      this.fail(asApiError(error));
+    }
+  }
+
+  #decided({ state, answer, note }) {
+    if (state === "approved") {
+      this.answer.prepend(el("p", { class: "notice approved", "data-testid": "approved", i18n: ["approved", { note }] }));
+      this.#finished(answer);
+      return;
+    }
+    this.#state = "rejected";
+    this.answer.append(verdict("rejected", el("p", { i18n: ["rejected_text", { note }] })));
+    announce("rejected");
+  }
+
   #end(state, stage = "broken") {
+    clearTimeout(this.#timer);
     this.progress.remove();
     this.prose.update(this.#text, stage);
     this.prose.flush();
@@ -126,33 +207,22 @@ export class Turn {
     if (refused || !passages.length) {
       if (!hits.length) return;
       const summary = el("summary", { i18n: [refused ? "closest" : "found", { count: hits.length }] });
-      this.answer.append(el("details", { class: "closest" }, summary, sourceList(hits, this.onOpen)));
+      this.answer.append(el("details", { class: "closest", "data-testid": "found" }, summary, sourceList(hits, this.onOpen)));
       return;
     }
     const title = el("h3", { class: "sources-title", i18n: "sources" });
     this.answer.append(el("section", { class: "sources", "data-testid": "sources" }, title, sourceList(passages, this.onOpen)));
   }
 
-  #drawFoot(meta) {
-    const word = el("span", { i18n: "copy" });
-    const copy = el("button", { type: "button", class: "plain small", "data-testid": "copy" }, icon("copy"), word);
-    copy.addEventListener("click", () => this.#copy(word));
-    const facts = el("span", { class: "facts", "data-testid": "facts", i18n: ["timing", meta] });
-    this.answer.append(el("footer", { class: "foot" }, copy, facts));
+  #drawFoot(answer) {
+    const onAnew = () => this.onRetry(this, { cache: false });
+    this.answer.append(foot(answer, { text: () => this.#copied(), onAnew }));
   }
 
-  async #copy(word) {
+  #copied() {
     const places = this.#sources.passages.map((passage) =>
       [`[${passage.n}] ${passage.document}`, t("place", passage)].filter(Boolean).join(" · "));
-    const text = [this.#text.trim(), [...new Set(places)].join("\n")].filter(Boolean).join("\n\n");
-    try {
-      await copyText(text);
-      label(word, "copied");
-      announce("copied");
-    } catch {
-      label(word, "copy_failed"); // the browser forbids it; the text can still be selected
-    }
-    setTimeout(() => label(word, "copy"), 2000);
+    return [this.#text.trim(), [...new Set(places)].join("\n")].filter(Boolean).join("\n\n");
   }
 }
 
@@ -162,8 +232,13 @@ function picture(source, index) {
   return image;
 }
 
+/** What stands in an answer's place while it waits, or for good. */
+function verdict(name, ...children) {
+  return el("div", { class: "verdict", "data-testid": name }, el("p", { class: "verdict-title", i18n: name }), ...children);
+}
+
 /** The server words a notice in the language of the question; the one the page knows follows its own. */
-function noticeOf(notice, model) {
-  const words = model === "extractive" ? { i18n: "notice_extractive" } : { text: notice };
+function noticeOf(notice) {
+  const words = isText("notice_extractive", notice) ? { i18n: "notice_extractive" } : { text: notice };
   return el("p", { class: "notice", "data-testid": "notice", ...words });
 }
