@@ -13,7 +13,7 @@ import platformdirs
 
 from benchmarks.options import Options
 
-NAMES = ("start", "ingest", "unchanged", "retrieval", "store", "lines", "ask")
+NAMES = ("start", "ingest", "unchanged", "retrieval", "store", "lines", "ask", "gateway")
 
 
 def main() -> None:

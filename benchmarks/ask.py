@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import httpx
 from openai import OpenAI
 
 from benchmarks.corpus import questions
 from benchmarks.options import Options
+from benchmarks.processes import scripted, serving
 from benchmarks.report import each, figure, p50, p95, title
 from benchmarks.stage import built
 
 _CHUNKS = 2_000
 _QUESTIONS = 150
 _MODEL = "scripted"
-_START_SECONDS = 60
 
 
 def run(options: Options) -> None:
@@ -29,7 +23,7 @@ def run(options: Options) -> None:
     folder = built(options, _CHUNKS)
     title(f"/ask over the bare model call ({_CHUNKS:,} chunks, the question embedded each time)")
     asked = questions(options, _QUESTIONS)
-    with _scripted() as model_url:
+    with scripted() as model_url:
         environment = {
             "RAG_INDEXES": str(folder.parent),
             "OPENAI_BASE_URL": model_url,
@@ -37,7 +31,7 @@ def run(options: Options) -> None:
             "RAG_MODEL": _MODEL,
             "RAG_THRESHOLD": "0",
         }
-        with _serving(environment) as url, httpx.Client(base_url=url, timeout=60) as http:
+        with serving(environment) as url, httpx.Client(base_url=url, timeout=60) as http:
             client = OpenAI(base_url=model_url, api_key="none")
             for stream in (False, True):
                 _measure(stream, _bare(client, asked), _whole(http, folder.name, asked))
@@ -84,47 +78,3 @@ def _whole(http: httpx.Client, name: str, asked: list[str]) -> _Call:
             raise SystemExit(f"The answer did not finish: {answer.text[-500:]}")
 
     return call
-
-
-@contextmanager
-def _scripted() -> Iterator[str]:
-    command = [sys.executable, "-m", "benchmarks.scripted"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
-        finally:
-            process.terminate()
-
-
-@contextmanager
-def _serving(environment: dict[str, str]) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = f"import sys; sys.argv = ['rag', 'serve', '--port', '{port}']"
-    code = f"{arguments}; from rag.cli import main; main()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=os.environ | environment,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    ) as process:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait(f"{url}/healthz", process)
-            yield url
-        finally:
-            process.terminate()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    last = time.monotonic() + _START_SECONDS
-    while time.monotonic() < last and process.poll() is None:
-        try:
-            httpx.get(url).raise_for_status()
-        except httpx.HTTPError:
-            time.sleep(0.1)
-        else:
-            return
-    raise SystemExit("The server did not start.")
