@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -95,10 +97,14 @@ class Metrics:
             self._rejections.labels(name).set(status.circuit.rejections)
             for state in _STATES:
                 self._circuit.labels(name, state).set(state == status.circuit.state)
+        text = await asyncio.to_thread(self._text)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    def _text(self) -> bytes:
         self._budget.clear()
         if self._engine.ledger.has_budgets:
             for use in self._engine.ledger.budgets_used():
                 self._budget.labels(use.budget, use.period).set(use.share)
         for base in self._engine.bases.opened():
             self._generation.labels(base.name).set(base.store.generation)
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+        return generate_latest(self._registry)

@@ -130,7 +130,8 @@ async def _compared(options: Options, engine: Engine, model_url: str) -> None:
     asked = questions(options, _PAIRS)
     async with _closing(engine), client:
         for stream in (False, True):
-            bare, whole = [], []
+            bare: list[float] = []
+            whole: list[float] = []
             for place, text in enumerate([*asked[:20], *asked]):
                 calls = [(_bare(client, text, stream), bare), (_whole(model, text, stream), whole)]
                 for call, times in calls if place % 2 else reversed(calls):

@@ -36,6 +36,8 @@ def loaded(url: str, bodies: Sequence[dict[str, Any]], connections: int) -> Load
 
 async def _loaded(url: str, bodies: Sequence[dict[str, Any]], connections: int) -> Load:
     address = urlsplit(url)
+    assert address.hostname is not None
+    assert address.port is not None
     requests = iter([_request(address.netloc, address.path, body) for body in bodies])
     load, loop = Load(), asyncio.get_running_loop()
     started = time.perf_counter()

@@ -138,7 +138,12 @@ class Answerer:
         yield Finished(watch.answer(text, model=name, refused=True))
 
     async def _extracts(
-        self, question: Question, hits: Sequence[Hit], watch: _Watch, notice: str
+        self,
+        question: Question,
+        hits: Sequence[Hit],
+        watch: _Watch,
+        notice: str,
+        usage: Usage = Usage(),
     ) -> AsyncGenerator[AnswerEvent]:
         if not hits:
             async for event in self._refusal(question, watch):
@@ -159,7 +164,11 @@ class Answerer:
             yield Cited(quoted)
         yield Finished(
             watch.answer(
-                "\n\n".join(parts), citations=tuple(citations), model=EXTRACTIVE, notice=notice
+                "\n\n".join(parts),
+                citations=tuple(citations),
+                model=EXTRACTIVE,
+                usage=usage,
+                notice=notice,
             )
         )
 
@@ -190,10 +199,13 @@ class Answerer:
                         )
                     )
         except (ModelError, BudgetError) as error:
-            if said or question.schema or question.images or not self._may_extract(error):
+            if said or not hits or question.schema or question.images:
+                raise
+            if not self._may_extract(error):
                 raise
             notice = DOWN[language(question.text)].format(reason=error.message)
-            async with aclosing(self._extracts(question, hits, watch, notice)) as extracts:
+            paid = conversation.usage
+            async with aclosing(self._extracts(question, hits, watch, notice, paid)) as extracts:
                 async for extract in extracts:
                     yield extract
 
@@ -216,7 +228,7 @@ class Answerer:
         def build(max_turns: int | None, max_hits: int | None) -> Prompt:
             return build_prompt(
                 question.text,
-                sources.hits,
+                sources.first,
                 budget=abilities.context_window - limits.max_tokens,
                 history=question.history,
                 images=question.images if sees else (),

@@ -69,6 +69,7 @@ class Conversation:
         self._clock = clock
         self._until = clock() + limits.seconds
         self._narrowed: tuple[int, int] | None = None
+        self._since: list[Message] = []  # what came after the prompt
         self._start()
         self.usage = Usage()
         self.name = model.name
@@ -77,7 +78,6 @@ class Conversation:
 
     def _start(self) -> None:
         self.prompt = self._build(*(self._narrowed or (None, None)))
-        self._messages = list(self.prompt.messages)
         self._sources.show(len(self.prompt.sources))
 
     @property
@@ -104,7 +104,7 @@ class Conversation:
                     else:
                         yield event
             spoken = spoken or bool(said)
-            self._messages.append(Message("assistant", "".join(said), tool_calls=calls))
+            self._since.append(Message("assistant", "".join(said), tool_calls=calls))
             if not calls:
                 return
             async with aclosing(self._results(calls)) as results:
@@ -113,7 +113,7 @@ class Conversation:
 
     async def after(self, message: Message) -> AsyncGenerator[str | Retried | ToolUsed | Retrieved]:
         """The model's reply to one more message."""
-        self._messages.append(message)
+        self._since.append(message)
         async with aclosing(self.pieces()) as pieces:
             async for piece in pieces:
                 yield piece
@@ -121,13 +121,15 @@ class Conversation:
     def _allowed(self, specs: tuple[ToolSpec, ...], step: int) -> tuple[ToolSpec, ...]:
         """The tools that may still be called; when the limits are reached the model is told so."""
         if specs and (step == self._limits.steps or self._clock() >= self._until):
-            self._messages.append(Message("user", _LAST_STEP))
+            self._since.append(Message("user", _LAST_STEP))
             return ()
         return specs
 
     async def _reply(self, tools: tuple[ToolSpec, ...]) -> AsyncGenerator[Delta | Retried]:
         while True:
-            request = replace(self._request, messages=tuple(self._messages), tools=tools)
+            request = replace(
+                self._request, messages=(*self.prompt.messages, *self._since), tools=tools
+            )
             said = False
             try:
                 async with aclosing(self._model.chat(request)) as events:
@@ -153,8 +155,8 @@ class Conversation:
     def _shorten(self) -> bool:
         """Half of the turns, then of the hits; of results of tools, once there are some, half of
         the longest. False if no more can be left out."""
-        if len(self._messages) > len(self.prompt.messages):
-            return self._shorten_result()
+        if self._shorten_result():
+            return True
         narrowed = narrower(self.prompt)
         if narrowed is None:
             return False
@@ -163,12 +165,14 @@ class Conversation:
         return True
 
     def _shorten_result(self) -> bool:
-        longest = max(range(len(self._messages)), key=lambda i: len(_result(self._messages[i])))
-        text = _result(self._messages[longest])
-        if len(text) <= _MIN_RESULT:
+        results = [i for i, message in enumerate(self._since) if message.role == "tool"]
+        longest = max(results, key=lambda i: len(self._since[i].text), default=None)
+        if longest is None or len(self._since[longest].text) <= _MIN_RESULT:
             return False
-        kept = text[: len(text) // 2] + "\n… (cut)"
-        self._messages[longest] = replace(self._messages[longest], text=kept)
+        text = self._since[longest].text
+        self._since[longest] = replace(
+            self._since[longest], text=text[: len(text) // 2] + "\n… (cut)"
+        )
         return True
 
     async def _results(self, calls: Sequence[ToolCall]) -> AsyncGenerator[ToolUsed | Retrieved]:
@@ -198,10 +202,6 @@ class Conversation:
         finally:
             for task in tasks:
                 task.cancel()
-        self._messages += [Message("tool", results[c.id], tool_call_id=c.id) for c in calls]
+        self._since += [Message("tool", results[c.id], tool_call_id=c.id) for c in calls]
         if len(self._sources.hits) > known:
             yield Retrieved(tuple(self._sources.hits), self._clock() - started)
-
-
-def _result(message: Message) -> str:
-    return message.text if message.role == "tool" else ""

@@ -27,6 +27,8 @@ from rag.records import Listener, Record
 from rag.specs import ModelSpec
 from rag.types import EXTRACTIVE, ChatModel, SharedState
 
+_SOONER = 0.9
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -115,7 +117,10 @@ class Gateway:
                 f"The price of {resolved.name} is not known, so no budget could hold it.",
                 "Set price_in and price_out of the model in rag.toml.",
             )
-        clients = [_client(resolved, key) for key in _keys(resolved)]
+        # A silent server is to be found out by the client, as a failure, before our own deadline
+        # cancels the try, which would be nobody's fault.
+        seconds = min(resolved.timeout, _SOONER * settings.retry_deadline)
+        clients = [_client(resolved, key, seconds) for key in _keys(resolved)]
         keys = KeyRing(clients, labels=resolved.key_labels or ("no key",), listener=self._told)
         metered = Metered(keys, price, self._ledger, self._told)
         breaker = CircuitBreaker(
@@ -224,14 +229,14 @@ def _origin(resolved: Resolved) -> Origin:
     return Origin(key=resolved.key_env[0]) if resolved.key_env else Origin()
 
 
-def _client(resolved: Resolved, key: str) -> OpenAIChat:
+def _client(resolved: Resolved, key: str, seconds: float) -> OpenAIChat:
     return OpenAIChat(
         resolved.name,
         model_id=resolved.id,
         api_key=key,
         base_url=resolved.base_url,
         abilities=resolved.abilities,
-        timeout=resolved.timeout,
+        timeout=seconds,
         extra=resolved.extra,
         origin=_origin(resolved),
     )

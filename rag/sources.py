@@ -20,13 +20,16 @@ class Sources:
     """`hits[n - 1]` is source [n]; `shown` holds, by number, those that the model has seen."""
 
     def __init__(self, hits: Sequence[Hit]) -> None:
+        self.first = tuple(hits)  # those that were found before the model was asked
         self.hits = list(hits)
         self.shown: dict[int, Hit] = {}
+        self._told: dict[int, Hit] = {}  # in results of searches
 
     def show(self, count: int) -> None:
-        """The first `count` stand in the prompt."""
+        """Of `first`, the first `count` stand in the prompt."""
         self.shown.clear()
-        self.shown.update(enumerate(self.hits[:count], 1))
+        self.shown.update(enumerate(self.first[:count], 1))
+        self.shown.update(self._told)
 
     def add(self, found: Sequence[Hit]) -> str:
         """Numbers what is new; returns what the model has not seen, as it is to read it."""
@@ -40,12 +43,13 @@ class Sources:
         if new:
             text, fitting = sources_text(start, new, budget=_RESULT_TOKENS)
             self.hits += fitting
-            self.shown.update(enumerate(fitting, start))
+            self._told.update(enumerate(fitting, start))
             texts.append(text)
+        self.shown.update(self._told)
         return "".join(texts) or _NOTHING_NEW.format(numbers=sorted(known))
 
     def _seen(self, n: int) -> str:
-        hit = self.shown[n] = self.hits[n - 1]
+        hit = self._told[n] = self.hits[n - 1]
         return sources_text(n, [hit], budget=_RESULT_TOKENS)[0]
 
 

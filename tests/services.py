@@ -68,7 +68,8 @@ def _running(
         try:
             until = time.monotonic() + DEADLINE
             while not ready():
-                assert process.poll() is None and time.monotonic() < until, log.read_text()
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < until, log.read_text()
                 time.sleep(0.02)  # another program's start has nothing to wait on
             yield
         finally:

@@ -218,6 +218,24 @@ def test_a_kept_answer_is_marked_and_can_be_passed_by(start: Start, server: Scri
     assert streamed[-1][1]["cached"] is True
 
 
+def test_a_session_remembers_a_kept_answer(start: Start, server: ScriptedModel) -> None:
+    client = start()
+    server.next(answer("15 days [1]."))
+    ask(client)
+    assert ask(client, session_id="s1")["cached"] is True
+    ask(client, question="And when do they expire?", session_id="s1")
+    said = [m["content"] for m in server.requests[-1].body["messages"][1:-1]]
+    assert said == [QUESTION, "15 days [1]."]
+
+
+def test_each_caller_has_a_budget_of_its_own(start: Start) -> None:
+    budget = Budget(caller="ada", day=0.01)
+    client = start(budgets=(budget,), extractive_fallback=False, **CALLERS)
+    assert ask(client, code=402, headers=bearer(ADA))["error"]["code"] == "budget"
+    ask(client, headers=bearer(EVE))
+    ask(client)
+
+
 def test_a_schema_is_answered_with_data(start: Start, server: ScriptedModel) -> None:
     schema = {"type": "object", "properties": {"days": {"type": "integer"}}, "required": ["days"]}
     client = start(cache=False)

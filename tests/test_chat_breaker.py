@@ -207,7 +207,9 @@ def test_only_so_many_probes_are_under_way_at_once(half_open: Setup) -> None:
     assert half_open.status().state == "closed"
 
 
-def test_a_probe_that_never_ends_counts_as_gone(half_open: Setup) -> None:
+def test_a_probe_that_takes_too_long_gives_up_its_place_and_counts_when_it_ends(
+    half_open: Setup,
+) -> None:
     async def run() -> None:
         gate = Gate()
         half_open.model.scripts[:] = [[gate], ["fine"]]
@@ -216,11 +218,12 @@ def test_a_probe_that_never_ends_counts_as_gone(half_open: Setup) -> None:
         half_open.clock.advance(30.0)
         events, error = await collect(half_open.breaker)
         assert (texts(events), error) == (["fine"], None)
+        assert (await half_open.breaker.status()).state == "half_open"
         gate.open()
         await probe
 
     asyncio.run(run())
-    assert half_open.status().state == "half_open"
+    assert half_open.status().state == "closed"
 
 
 def test_a_late_failure_from_before_does_not_open_it_again(it: Setup) -> None:

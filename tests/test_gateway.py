@@ -8,6 +8,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from rag.errors import ConfigError, InputError
 from rag.records import BudgetWarned, KeyRejected
 from rag.specs import Budget, ModelSpec, Rule
-from rag.types import AnswerEvent, Failed, Finished, Image, Retried, Token
+from rag.types import AnswerEvent, Failed, Filters, Finished, Image, Retried, Token
 from tests.scripted_model import (
     DEADLINE,
     NO_CHOICES,
@@ -36,6 +37,7 @@ from tests.scripted_model import (
     status,
     unfinished,
 )
+from tests.served import fake_engine
 from tests.services import free_port
 from tests.stacks import COST, KEYS, PRICE, QUESTION, Stack, Stacks, named, of, spec, stacks_in
 
@@ -141,8 +143,9 @@ SCRIPTS: dict[str, tuple[list[Behaviour], Outcome]] = {
     ),
     "a first byte after the deadline": (
         [silent],
-        Outcome(codes=["cancelled"], end="extracts", charged=[True], failures=0,
-                said="no word within 0.5 s", settings={"retry_deadline": 0.5}),
+        Outcome(codes=["model_timeout"], end="extracts", charged=[True], failures=1,
+                said="sent nothing for 0.45 s",
+                settings={"retry_deadline": 0.5, "retry_attempts": 1}),
     ),
     "a stall in mid-stream": (
         [stalled("Fif")],
@@ -313,7 +316,7 @@ def test_a_server_that_is_not_there_is_tried_again_and_then_told(stacks: Stacks)
 
 
 def test_who_leaves_ends_the_call_and_it_is_charged(stacks: Stacks) -> None:
-    stack, server = stacks.alone()
+    stack, server = stacks.alone(budgets=(Budget(day=100.0),))
     server.next(stalled("Fif"))
 
     async def leave() -> None:
@@ -328,9 +331,12 @@ def test_who_leaves_ends_the_call_and_it_is_charged(stacks: Stacks) -> None:
     [call] = stack.calls()
     assert (call.outcome, call.code, call.reply) == ("cancelled", "", "Fif")
     assert call.usage.estimated
-    stack.engine.close()  # which waits until all is written
     assert stack.recent_failures("first") == 0
-    assert stack.spent() == pytest.approx(call.usage.cost)
+    [row] = stack.booked("model")
+    assert row.cost == pytest.approx(call.usage.cost)
+    with closing(fake_engine(stack.engine.settings)) as other:
+        [use] = other.ledger.budgets_used()
+    assert (use.spent, use.reserved) == (pytest.approx(call.usage.cost), 0.0)
 
 
 # --- several models -----------------------------------------------------------------------------
@@ -377,6 +383,15 @@ def test_with_all_models_down_passages_are_quoted_with_a_notice(stacks: Stacks) 
     assert found.model == "extractive"
     assert found.notice.startswith("对话模型暂时不可用")
     assert found.citations[0].document == "hr/年假.md"
+
+
+def test_with_all_models_down_and_nothing_found_no_document_is_blamed(stacks: Stacks) -> None:
+    stack, server = stacks.alone(retry_attempts=1)
+    server.next(status(500), answer("Nothing is told of it."))
+    nowhere = {"filters": Filters(paths=("nowhere/*",)), "tools": ["calculate"]}
+    failed = stack.ask(**nowhere)[-1]
+    assert failed.code == "model_unavailable"
+    assert stack.answer(**nowhere).text == "Nothing is told of it."
 
 
 def test_once_a_word_was_said_no_other_model_is_asked(stacks: Stacks) -> None:

@@ -344,6 +344,15 @@ def test_a_model_without_tools_is_given_them_in_words(stacks: Stacks) -> None:
     assert "120" in second["messages"][-1]["content"]
 
 
+def test_what_was_paid_before_the_model_failed_is_told(stacks: Stacks) -> None:
+    stack, server = stacks.alone(retry_attempts=1)
+    server.next(tool_calls(SUM), status(500))
+    found = stack.answer(tools=["calculate"])
+    assert found.model == "extractive"
+    assert stack.calls()[0].usage.cost == pytest.approx(COST)
+    assert found.usage.cost == pytest.approx(COST)
+
+
 # --- schemas ------------------------------------------------------------------------------------
 
 SCHEMA = {"type": "object", "properties": {"days": {"type": "integer"}}, "required": ["days"]}
@@ -364,6 +373,18 @@ def test_data_that_fits_the_schema_is_the_answer(stacks: Stacks, enforced: bool)
     assert ("response_format" in server.requests[0].body) is enforced
     assert stack.answer(schema=SCHEMA).cached
     assert len(server.requests) == 1
+
+
+def test_a_schema_does_not_keep_a_model_from_calling_tools_in_words(stacks: Stacks) -> None:
+    """A server that holds every reply to the schema, as llama.cpp does, would let no call pass."""
+    server = stacks.server()
+    stack = stacks.stack(spec("first", server, tools=False, schema_mode=True))
+    written = '{"tool_calls": [{"name": "calculate", "arguments": {"expression": "3 * 5"}}]}'
+    server.next(answer(written), answer(FITS))
+    found = stack.ask(schema=SCHEMA, tools=["calculate"])
+    assert [used.result for used in of(ToolUsed, found)] == ["15"]
+    assert found[-1].answer.data == {"days": 15}
+    assert "response_format" not in server.requests[0].body
 
 
 def test_data_that_does_not_fit_is_repaired_once(stacks: Stacks) -> None:
@@ -422,6 +443,16 @@ def test_too_long_for_the_model_first_turns_are_left_out_then_passages(stacks: S
     assert result.citations
     assert of(Retried, found) == []
     assert stack.recent_failures("first") == 0
+
+
+def test_too_long_after_a_tool_turns_and_passages_are_left_out_too(stacks: Stacks) -> None:
+    stack, server = stacks.alone()
+    server.next(tool_calls(SUM), TOO_LONG, TOO_LONG)
+    found = stack.answer(history=TURNS, tools=["calculate"])
+    assert found.model == "first"
+    assert "Too long for the model" in found.notice
+    sizes = [len(request.body["messages"]) for request in server.requests]
+    assert sizes[1] > sizes[2] > sizes[3]
 
 
 def test_what_no_model_can_hold_is_said(stacks: Stacks) -> None:

@@ -93,8 +93,11 @@ def asked(circuit: Circuit, call: str, now: float, rules: Rules) -> tuple[Circui
     return replace(circuit, probes=probes), True
 
 
-def ended(circuit: Circuit, call: str, outcome: Outcome, now: float, rules: Rules) -> Circuit:
-    """After a call. While it is not closed only the probes count, not calls from before."""
+def ended(
+    circuit: Circuit, call: str, outcome: Outcome, now: float, rules: Rules, *, probing: bool
+) -> Circuit:
+    """After a call. While it is not closed only the probes count, not calls from before; a probe
+    whose place was given to another meanwhile has shown as much as any."""
     circuit = at(circuit, now, rules)
     if circuit.state == "closed":
         if outcome != "failed":
@@ -103,7 +106,7 @@ def ended(circuit: Circuit, call: str, outcome: Outcome, now: float, rules: Rule
         if len(failures) < rules.failures:
             return replace(circuit, failures=failures)
         return Circuit(state="open", failures=failures, opened_at=now)
-    if call not in circuit.probes:
+    if circuit.state == "open" or not probing:
         return circuit
     if outcome == "failed":
         return Circuit(state="open", failures=(now,), opened_at=now)
@@ -257,7 +260,7 @@ class CircuitBreaker(Wrapper):
             return  # nothing to write down
 
         def end(circuit: Circuit, now: float) -> Circuit:
-            return ended(circuit, call, outcome, now, self._rules)
+            return ended(circuit, call, outcome, now, self._rules, probing=probing)
 
         writing = asyncio.ensure_future(self._change(end))
         self._writing.add(writing)

@@ -154,6 +154,8 @@ class Pieces:
 
 
 def _usage(usage: Any) -> Usage | None:
+    """None also where half of it is missing: an estimate of all is nearer the truth."""
     if usage is None:
         return None
-    return Usage(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+    asked, said = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return None if asked is None or said is None else Usage(asked, said)

@@ -99,14 +99,16 @@ class Metered(Wrapper):
                     for told in call.passed_on(event):
                         yield told
             except BaseException as error:
-                self._end(reservation, call.broken(error))
-                if isinstance(error, Exception) and call.held is not None:
-                    yield replace(call.held, usage=None)
+                settled = self._end(reservation, call.broken(error))
+                if isinstance(error, Exception):
+                    if call.held is not None:
+                        yield replace(call.held, usage=None)
+                    await _written(settled)
                 raise
         ended = call.ended("ok", "", call.usage())
         settled = self._end(reservation, ended)
         yield replace(call.held or Delta(model=self.name), usage=ended.usage)
-        await asyncio.wait([asyncio.wrap_future(settled)], timeout=_SETTLE_SECONDS)
+        await _written(settled)
 
     async def _reserve(self, request: ChatRequest) -> Any:
         """The most that the call may cost is held; None if there is nothing to hold."""
@@ -241,3 +243,8 @@ def _message_tokens(message: Message) -> int:
 
 def _tokens_of(calls: Iterable[ToolCall]) -> int:
     return sum(estimate_tokens(call.name) + estimate_tokens(call.arguments) for call in calls)
+
+
+async def _written(settled: Future[None]) -> None:
+    """The cost can be read in the ledger now, unless its database is slow."""
+    await asyncio.wait([asyncio.wrap_future(settled)], timeout=_SETTLE_SECONDS)

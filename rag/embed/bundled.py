@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +43,7 @@ class BundledEmbedder:
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         self._session = _open_session(folder / MODEL)
         self._threads = threads or os.cpu_count() or 1
+        self._turns = threading.Semaphore(self._threads)
         self._fingerprint = Fingerprint(
             model=BUNDLED_MODEL,
             revision=REVISION,
@@ -83,7 +85,10 @@ class BundledEmbedder:
         return vectors
 
     def embed_query(self, text: str) -> Vector:
-        return self._embed(self._fingerprint.query_prefix + text)
+        # More at once than there are cores would be no faster, and leave too little of them to the
+        # thread that passes on answers.
+        with self._turns:
+            return self._embed(self._fingerprint.query_prefix + text)
 
     def _embed(self, text: str) -> NDArray[np.float32]:
         import numpy as np
