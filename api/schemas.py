@@ -279,6 +279,7 @@ class DefaultModel(BaseModel):
     vision: bool
     extractive: bool
     reads_images: bool = Field(description="Pictures may be sent: seen, or their text read.")
+    ocr: bool = Field(description="The text in pictures is read, whichever model answers.")
 
 
 class ModelBody(BaseModel):

@@ -311,6 +311,8 @@ def test_a_model_that_sees_may_be_chosen_for_pictures(visit: Open, serve: Serve)
     models = ({"name": "blind"}, {"name": "seeing", "vision": True})
     page = visit(serve(model=None, models=models, vision=False).url)
     expect(page.get_by_test_id("model-choice")).to_be_visible()
+    expect(page.get_by_test_id("attach")).to_be_visible()  # whichever sees would be asked
+    page.get_by_test_id("model-choice").select_option("blind")
     expect(page.get_by_test_id("attach")).to_be_hidden()
     page.get_by_test_id("model-choice").select_option("seeing")
     expect(page.get_by_test_id("attach")).to_be_visible()

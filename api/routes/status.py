@@ -39,6 +39,7 @@ def _model(engine: EngineDependency) -> dict[str, Any]:
         "vision": bool(sees) and sees[0],
         "extractive": not sees,
         "reads_images": any(sees) or engine.reads_images,
+        "ocr": engine.reads_images,
     }
 
 

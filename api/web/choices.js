@@ -37,9 +37,9 @@ export class Choices {
     return this.#model.isThere;
   }
 
-  /** Whether the model that was chosen can see pictures; false if none was. */
+  /** Whether the model that was chosen can see pictures; undefined if none was. */
   get sees() {
-    return this.#models.find(({ name }) => name === this.#model.value)?.vision ?? false;
+    return this.#models.find(({ name }) => name === this.#model.value)?.vision;
   }
 
   /** What goes with a question. */

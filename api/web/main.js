@@ -6,7 +6,7 @@ import { byId, el } from "./dom.js";
 import { applyLanguage, label, switchLanguage, t, unlabel } from "./i18n.js";
 import { Panel } from "./panel.js";
 
-const app = { knowledgeBase: "", loaded: false, failure: null, readsImages: false };
+const app = { knowledgeBase: "", loaded: false, failure: null, readsImages: false, ocr: false };
 
 applyLanguage();
 const panel = new Panel({ app });
@@ -44,6 +44,7 @@ function showStatus({ model, knowledge_bases: bases }) {
     name.textContent = model?.name ?? "";
   }
   app.readsImages = Boolean(model?.reads_images);
+  app.ocr = Boolean(model?.ocr);
   showChoices();
   showBases(bases ?? []);
 }
@@ -51,7 +52,7 @@ function showStatus({ model, knowledge_bases: bases }) {
 /** The model at the top is the one that answers where no other can be chosen. */
 function showChoices() {
   byId("model").hidden = choices.offersModels;
-  chat.composer.readsImages = app.readsImages || choices.sees;
+  chat.composer.readsImages = choices.sees === undefined ? app.readsImages : choices.sees || app.ocr;
 }
 
 function showBases(bases) {
