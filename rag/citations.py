@@ -147,6 +147,7 @@ def citation(n: int, hit: Hit, start: int, end: int) -> Citation:
         document=hit.document,
         page=chunk.page,
         sheet=chunk.sheet,
+        row=chunk.row_between(start, end),
         heading=chunk.heading,
         quote=chunk.text[start - chunk.start : end - chunk.start],
         start=start,

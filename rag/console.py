@@ -216,6 +216,8 @@ def _place(citation: Citation) -> str:
         parts.append(f"p. {citation.page}")
     if citation.sheet is not None:
         parts.append(citation.sheet)
+    if citation.row is not None:
+        parts.append(f"row {citation.row}")
     if citation.heading:
         parts.append(" > ".join(citation.heading))
     return ", ".join(parts) + f" ({citation.start}-{citation.end})"

@@ -52,6 +52,7 @@ def _document(hit: Hit) -> Document:
             "heading": " > ".join(chunk.heading),
             "page": chunk.page,
             "sheet": chunk.sheet,
+            "row": chunk.row_between(chunk.start, chunk.end),
             "start": chunk.start,
             "end": chunk.end,
             "score": hit.score,

@@ -30,7 +30,8 @@ class Element:
 
     `header` is the first row of a table, `row` any other; a row and a code block are never split.
     `heading` is the path of headings above, outermost first; a heading element's own text is not
-    in its own path. `page` counts from 1 (slides of a presentation are pages).
+    in its own path. `page` counts from 1 (slides of a presentation are pages), and so does `row`,
+    as a person counts the rows of the sheet or table, its header among them.
     """
 
     kind: ElementKind
@@ -39,16 +40,21 @@ class Element:
     heading: tuple[str, ...] = ()
     page: int | None = None
     sheet: str | None = None
+    row: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What one file says. Elements are in order, do not overlap, and lie inside `text`."""
+    """What one file says. Elements are in order, do not overlap, and lie inside `text`.
+
+    `notes` are for who ingests it: what was left out, and what reading it cost.
+    """
 
     type: str  # the lower-case extension that names the format: "pdf", "md", ...
     title: str
     text: str
     elements: tuple[Element, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +92,8 @@ class Chunk:
     """A piece of a document that is embedded: `text == document.text[start:end]`.
 
     `context` (title, heading path, table header) is embedded and searched with the text, shown to
-    the model beside it, and never quoted.
+    the model beside it, and never quoted. `rows` has start and end, in the
+    document's text, and number of each table row of which it has a part, in order.
     """
 
     document_id: str
@@ -98,10 +105,15 @@ class Chunk:
     heading: tuple[str, ...] = ()
     page: int | None = None
     sheet: str | None = None
+    rows: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def embedded_text(self) -> str:
         return f"{self.context}\n{self.text}" if self.context else self.text
+
+    def row_between(self, start: int, end: int) -> int | None:
+        """The number of the first table row of which the document's `text[start:end]` has a part."""
+        return next((row for s, e, row in self.rows if s < end and start < e), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -460,7 +472,8 @@ class SharedState(Protocol):
 class Citation:
     """A mark [n] of an answer, tied to the exact characters that support it.
 
-    `quote == document.text[start:end]`; `page` and `heading` are where the quote stands.
+    `quote == document.text[start:end]`; `page`, `heading` and `row`, the number of the first table
+    row in it, are where the quote stands.
     """
 
     n: int
@@ -473,6 +486,7 @@ class Citation:
     start: int
     end: int
     score: float
+    row: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

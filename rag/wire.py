@@ -73,6 +73,7 @@ def hit_json(n: int, hit: Hit) -> dict[str, Any]:
         "title": hit.title,
         "page": chunk.page,
         "sheet": chunk.sheet,
+        "row": chunk.row_between(chunk.start, chunk.end),
         "heading": chunk.heading,
         "text": chunk.text,
         "start": chunk.start,

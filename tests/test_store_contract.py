@@ -97,7 +97,7 @@ def make(
         type=name.rpartition(".")[2],
         title=f"Title of {name}",
         text=whole,
-        elements=(Element("text", 0, len(whole), ("H",), 1, "S"),),
+        elements=(Element("text", 0, len(whole), ("H",), 1, "S", 2),),
         content_hash=version,
         settings_hash="s",
         size=len(whole),
@@ -116,6 +116,7 @@ def make(
                 heading=("H",),
                 page=1,
                 sheet="S",
+                rows=((start, start + len(text), ordinal + 2),),
             )
         )
         start += len(text) + 1

@@ -27,7 +27,7 @@ from rag.types import Chunk, Document, DocumentInfo, Element, Filters, Fingerpri
 if TYPE_CHECKING:
     pass
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -48,7 +48,8 @@ CREATE TABLE IF NOT EXISTS chunks (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     document_key INTEGER NOT NULL, ordinal INTEGER NOT NULL,
     start INTEGER NOT NULL, "end" INTEGER NOT NULL, text TEXT NOT NULL, context TEXT NOT NULL,
-    heading TEXT NOT NULL, page INTEGER, sheet TEXT, text_hash BLOB NOT NULL
+    heading TEXT NOT NULL, page INTEGER, sheet TEXT, text_hash BLOB NOT NULL,
+    rows TEXT NOT NULL DEFAULT '[]'
 );
 CREATE INDEX IF NOT EXISTS chunks_document ON chunks (document_key, ordinal);
 CREATE INDEX IF NOT EXISTS chunks_text ON chunks (text_hash);
@@ -59,12 +60,17 @@ CREATE TABLE IF NOT EXISTS removed (
 CREATE INDEX IF NOT EXISTS removed_generation ON removed (generation);
 """
 
+# By the version that came with it, what `_SCHEMA` alone does not bring to an older database.
+_UPGRADES = {2: "ALTER TABLE chunks ADD COLUMN rows TEXT NOT NULL DEFAULT '[]';"}
+
 _VISIBLE = "d.added_in <= :generation AND (d.removed_in IS NULL OR d.removed_in > :generation)"
 INFO = (
     "d.id, d.uri, d.name, d.type, d.title, d.content_hash, d.settings_hash, d.size, d.tags,"
     " d.chunks, d.updated_at"
 )
-_CHUNK = 'd.id, c.ordinal, c.start, c."end", c.text, c.context, c.heading, c.page, c.sheet'
+_CHUNK = (
+    'd.id, c.ordinal, c.start, c."end", c.text, c.context, c.heading, c.page, c.sheet, c.rows'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +109,10 @@ class Database:
                 "Upgrade with: pip install --upgrade rag-server",
             )
         if version < SCHEMA_VERSION:
+            steps = " ".join(step for since, step in _UPGRADES.items() if 0 < version < since)
             db.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {steps} {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};"
+                " COMMIT;"
             )
         self.identity = read_meta(db, "identity") or secrets.token_hex(8)
         with db:
@@ -194,7 +202,7 @@ class Database:
             title=info.title,
             text=row[11],
             elements=tuple(
-                Element(e[0], e[1], e[2], tuple(e[3]), e[4], e[5]) for e in json.loads(row[12])
+                Element(e[0], e[1], e[2], tuple(e[3]), *e[4:]) for e in json.loads(row[12])
             ),
             content_hash=info.content_hash,
             settings_hash=info.settings_hash,
@@ -220,7 +228,7 @@ class Database:
                 f" WHERE c.id IN ({marks}) AND {_VISIBLE.replace(':generation', '?')}",
                 (*chunk_ids, generation, generation),
             )
-            return {row[11]: (_chunk(row), row[9], row[10]) for row in rows}
+            return {row[12]: (_chunk(row), row[10], row[11]) for row in rows}
 
     def vectors_of(self, chunk_ids: Sequence[int]) -> dict[int, bytes]:
         marks = ",".join("?" * len(chunk_ids))
@@ -344,4 +352,5 @@ def _chunk(row: tuple) -> Chunk:  # type: ignore[type-arg]
         heading=tuple(json.loads(row[6])),
         page=row[7],
         sheet=row[8],
+        rows=tuple((start, end, number) for start, end, number in json.loads(row[9])),
     )

@@ -92,7 +92,8 @@ class Staging:
         with self._db:
             self._discard(document.uri)
             elements = [
-                (e.kind, e.start, e.end, e.heading, e.page, e.sheet) for e in document.elements
+                (e.kind, e.start, e.end, e.heading, e.page, e.sheet, e.row)
+                for e in document.elements
             ]
             key = self._db.execute(
                 "INSERT INTO documents (id, uri, name, type, title, text, elements, content_hash,"
@@ -118,7 +119,7 @@ class Staging:
             for chunk, vector in zip(chunks, vectors, strict=True):
                 chunk_id = self._db.execute(
                     'INSERT INTO chunks (document_key, ordinal, start, "end", text, context,'
-                    " heading, page, sheet, text_hash) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                    " heading, page, sheet, rows, text_hash) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                     (
                         key,
                         chunk.ordinal,
@@ -129,6 +130,7 @@ class Staging:
                         as_json(chunk.heading),
                         chunk.page,
                         chunk.sheet,
+                        as_json(chunk.rows),
                         text_hash(chunk.embedded_text),
                     ),
                 ).lastrowid
