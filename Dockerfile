@@ -1,5 +1,7 @@
 FROM python:3.11-slim
 
+# git is for `rag ingest git+https://...`
+RUN apt-get update && apt-get install -y --no-install-recommends git && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY rag rag

@@ -113,6 +113,7 @@ class CitationBody(BaseModel):
     document: str
     page: int | None
     sheet: str | None
+    row: int | None
     heading: list[str]
     quote: str
     start: int
@@ -149,6 +150,7 @@ class AnswerBody(BaseModel):
                             "document": "hr/leave.docx",
                             "page": None,
                             "sheet": None,
+                            "row": None,
                             "heading": ["Annual leave"],
                             "quote": "From ten years of service on: 15 days.",
                             "start": 311,
@@ -218,6 +220,7 @@ class HitBody(BaseModel):
     title: str
     page: int | None
     sheet: str | None
+    row: int | None
     heading: list[str]
     text: str
     start: int

@@ -67,6 +67,15 @@ def add_file(store: EmbeddedStore, name: str) -> None:
         writer.publish()
 
 
+def remove_file(store: EmbeddedStore, name: str) -> None:
+    """What `add_file` added; gone from the indexes and deleted afterwards."""
+    fingerprint = store.fingerprint
+    assert fingerprint is not None
+    with store.writer(fingerprint) as writer:
+        writer.remove(_URI + name)
+        writer.publish()
+
+
 def remove_files(store: EmbeddedStore) -> None:
     fingerprint = store.fingerprint
     assert fingerprint is not None

@@ -14,9 +14,9 @@ from rag.types import Chunk, Document, Element
 
 
 @cache
-def built(options: Options, count: int) -> Path:
+def built(options: Options, count: int, below: Path | None = None) -> Path:
     """The folder of a knowledge base of `count` documents of one chunk each, up to date."""
-    folder = options.work / "indexes" / f"size-{count}"
+    folder = (below or options.work) / "indexes" / f"size-{count}"
     passages, vectors = texts(options, count), passage_vectors(options, count)
     store = EmbeddedStore(folder)
     with watched() as writing, store.writer(embedder().fingerprint) as writer:

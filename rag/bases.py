@@ -62,17 +62,33 @@ class KnowledgeBases:
 
     def store(self, name: str) -> ChunkStore:
         """Raises NotFoundError if nothing was ever ingested under this name."""
-        if not (self.folder(name) / "knowledge.db").exists():
+        self.existing(name)
+        return self.open_store(name)
+
+    def existing(self, name: str) -> Path:
+        """The folder of a knowledge base that is there. Raises NotFoundError."""
+        folder = self.folder(name)
+        if not (folder / "knowledge.db").exists():
             raise NotFoundError(
                 f"There is no knowledge base {name!r} in {self._settings.indexes}.",
                 f"Make it with: rag ingest PATH{'' if name == DEFAULT else f' --kb {name}'}",
             )
-        return self.open_store(name)
+        return folder
+
+    def forget(self, name: str) -> None:
+        """Closes it; the next question opens it anew."""
+        with self._lock:
+            self._open.pop(name, None)
+            store = self._stores.pop(name, None)
+            if store is not None:
+                store.close()
 
     def open_store(self, name: str) -> EmbeddedStore:
         with self._lock:
             if name not in self._stores:
-                self._stores[name] = EmbeddedStore(self.folder(name))
+                self._stores[name] = EmbeddedStore(
+                    self.folder(name), keep_generations=self._settings.keep_generations
+                )
             return self._stores[name]
 
     def folder(self, name: str) -> Path:
@@ -127,6 +143,14 @@ class KnowledgeBases:
                 on_notice(f"Embedding model: {choice.reason}")
                 on_notice("To use another: rag reindex --embedding NAME")
             return self._embedders.setdefault(choice.embedder.fingerprint, choice.embedder)
+
+    def embedder_of(self, fingerprint: Fingerprint) -> Embedder:
+        """The model that made these vectors. Raises EmbedderError if it is not to be had."""
+        with self._lock:
+            if fingerprint not in self._embedders:
+                choice = self._choose(self._settings, fingerprint, None)
+                self._embedders.setdefault(choice.embedder.fingerprint, choice.embedder)
+            return self._embedders[fingerprint]
 
     def opened(self) -> list[KnowledgeBase]:
         """Those that questions have been asked of."""

@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     indexes: Path = Path("indexes")
     cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path("rag"))
 
+    keep_generations: int = Field(
+        default=2, ge=0, description="earlier ones, kept for `rag rollback`"
+    )
+
     # embedding
     embedding: tuple[str, ...] = ("moka-ai/m3e-small", BUNDLED_MODEL)
     hub: Literal["huggingface", "modelscope"] = "huggingface"
@@ -81,6 +85,20 @@ class Settings(BaseSettings):
 
     # loading
     max_file_mb: int = Field(default=100, gt=0)
+    max_text_mb: float = Field(default=50, gt=0, description="of text in one file")
+    max_unpacked_mb: int = Field(default=2000, gt=0, description="of an archive: docx, xlsx, ...")
+    max_unpacked_ratio: float = Field(default=200, ge=1, description="unpacked over packed")
+    max_parse_seconds: float = Field(default=120, gt=0, description="for reading one file")
+    max_parse_mb: int = Field(default=2048, ge=256, description="of memory, for reading one file")
+    parse_workers: int = Field(
+        default=2, ge=0, le=64, description="processes that read files; 0: this one, unlimited"
+    )
+    follow_links: bool = Field(default=False, description="out of the folder that is ingested")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="hosts and networks of private addresses that may be fetched"
+    )
+    max_documents: int = Field(default=1000, ge=1, description="of one web address or bucket")
+    watch_debounce: float = Field(default=1.0, gt=0, description="seconds without a change")
 
     # retrieval
     top_k: int = Field(default=5, ge=1, le=50)

@@ -22,8 +22,13 @@ from rag.files import Upload, plan_files
 from rag.gateway import Gateway
 from rag.images import ImageCheck
 from rag.ingest import Ingest, Plan, Progress, Report, StoredDocument
+from rag.keeping import Keeping
 from rag.ledger import Ledger
-from rag.load import LOADER_VERSION, load
+from rag.load import LOADER_VERSION, lacks
+from rag.load.limits import Limits
+from rag.load.pool import ReaderPool
+from rag.origins import Limits as OriginLimits
+from rag.origins import is_address, merged, plan_of
 from rag.pictures import Pictures
 from rag.prompt import Presets
 from rag.records import Listener, Record
@@ -56,6 +61,9 @@ class Engine:
     def __init__(self, settings: Settings, *, choose: ChooseEmbedder = choose_embedder) -> None:
         self.settings = settings
         self.bases = KnowledgeBases(settings, choose=choose)
+        self.keeping = Keeping(self.bases)
+        self._limits = Limits.of(settings)
+        self._readers = ReaderPool(self._limits, workers=settings.parse_workers)
         self._lock = threading.RLock()
         self._writing = threading.Lock()  # within this process, writers wait for each other
         self._listeners: list[Listener] = []
@@ -94,6 +102,7 @@ class Engine:
 
     def close(self) -> None:
         with self._lock:
+            self._readers.close()
             self.bases.close()
             self.ledger.close()
             self._application.close()
@@ -161,7 +170,7 @@ class Engine:
 
     def ingest(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Path | str],
         *,
         knowledge_base: str = DEFAULT,
         tags: Sequence[str] | None = None,
@@ -170,21 +179,43 @@ class Engine:
         on_notice: Callable[[str], None] = _nothing,
         on_prepare: OnPrepare | None = None,
     ) -> Report:
-        """Brings the knowledge base to what the files say. Raises RagError if nothing can be done.
+        """Brings the knowledge base to what the files, folders and addresses say.
+
+        Raises RagError if nothing can be done.
 
         `on_notice` is told what a new knowledge base got as its embedding model, and why;
         `on_prepare` the progress (a step's name and 0..1) of making a model ready.
         """
-        for path in paths:
+        files = [Path(path) for path in paths if not is_address(str(path))]
+        for path in files:
             if not path.expanduser().exists():
                 raise InputError(f"There is no file or folder {str(path)!r}.", "Check the path.")
         known = self._known(knowledge_base)
-        plan = plan_files(
-            paths,
-            indexes=self.settings.indexes,
-            max_bytes=self._max_bytes,
-            known_name=lambda uri: known[uri].name if uri in known else None,
-        )
+        plans = [
+            plan_of(
+                str(path),
+                cache=self.settings.cache_dir,
+                max_bytes=self._max_bytes,
+                loads=self._readers.load,
+                limits=OriginLimits(max_documents=self.settings.max_documents),
+                allowed_hosts=self.settings.allowed_hosts,
+                on_notice=on_notice,
+            )
+            for path in paths
+            if is_address(str(path))
+        ]
+        if files:
+            plans.append(
+                plan_files(
+                    files,
+                    indexes=self.settings.indexes,
+                    max_bytes=self._max_bytes,
+                    known_name=lambda uri: known[uri].name if uri in known else None,
+                    loads=self._readers.load,
+                    follow_links=self.settings.follow_links,
+                )
+            )
+        plan = merged(plans)
         return self.ingest_plan(
             plan,
             knowledge_base=knowledge_base,
@@ -203,7 +234,10 @@ class Engine:
         tags: Sequence[str] | None = None,
     ) -> Report:
         """Adds files that came over the network, replacing those of the same name."""
-        sources = [replace(upload, max_bytes=self._max_bytes) for upload in uploads]
+        sources = [
+            replace(upload, max_bytes=self._max_bytes, loads=self._readers.load)
+            for upload in uploads
+        ]
         return self.ingest_plan(Plan(sources), knowledge_base=knowledge_base, tags=tags)
 
     def ingest_plan(
@@ -241,6 +275,7 @@ class Engine:
             embedder=embedder,
             splitter=self._splitter(embedder),
             settings_key=LOADER_VERSION,
+            lacks=lacks(self._limits),
             on_progress=on_progress,
         )
 
@@ -290,7 +325,7 @@ class Engine:
         """What a file would become, with the embedding model a new knowledge base would get."""
         if not path.is_file():
             raise InputError(f"There is no file {str(path)!r}.", "Check the path.")
-        content = load(path, max_bytes=self._max_bytes)
+        content = self._readers.load(path, max_bytes=self._max_bytes)
         document = Document(
             id="preview",
             uri=f"file:{path}",

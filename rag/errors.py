@@ -9,6 +9,7 @@ RagError
 |-- LoadError                   one file cannot be read (the run goes on)
 |   |-- UnsupportedTypeError
 |   |-- EmptyFileError
+|   |-- NoTextError             a picture without text, or not read here: left out, not failed
 |   |-- EncryptedFileError
 |   |-- DamagedFileError
 |   `-- FileTooLargeError
@@ -85,6 +86,10 @@ class UnsupportedTypeError(LoadError):
 
 class EmptyFileError(LoadError):
     code = "empty_file"
+
+
+class NoTextError(LoadError):
+    code = "no_text"
 
 
 class EncryptedFileError(LoadError):

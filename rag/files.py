@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rag.errors import FileTooLargeError, InputError, LoadError
 from rag.ingest import Failure, Plan
@@ -20,7 +22,14 @@ _NOT_DOCUMENTS = ("~$", ".")
 _NOT_FOLDERS = ("node_modules", "__pycache__")
 # Bytes of a name that are no UTF-8, as Python shows them and as a uri, which is UTF-8, keeps them.
 _STRAY_BYTE = re.compile("[\udc80-\udcff]")
+_NOT_SHOWN = re.compile("[\0\ud800-\udfff]")
 _KEPT_BYTE = re.compile("\ufffd([89a-f][0-9a-f])")
+
+
+class Loads(Protocol):
+    """`rag.load.load`, here or in a process of its own."""
+
+    def __call__(self, path: Path, data: bytes, *, max_bytes: int) -> Content: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +41,31 @@ class FileSource:
     uri: str
     name: str
     max_bytes: int
+    loads: Loads = load
 
     def read(self) -> bytes:
         try:
-            _check_size(self.name, self.path.stat().st_size, self.max_bytes)
-            return self.path.read_bytes()
+            with open(_opened(self.path), "rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise LoadError(f"{self.name} is not a file.", "Leave it out.")
+                _check_size(self.name, status.st_size, self.max_bytes)
+                data = file.read(self.max_bytes + 1)  # it may have grown since
         except OSError as error:
             raise LoadError(
                 f"{self.name} cannot be read: {error.strerror}.",
                 "Check that the file is there and its permissions.",
             ) from None
+        _check_size(self.name, len(data), self.max_bytes)
+        return data
 
     def load(self, data: bytes) -> Content:
-        return load(Path(self.name), data, max_bytes=self.max_bytes)
+        return self.loads(Path(self.name), data, max_bytes=self.max_bytes)
+
+
+def _opened(path: Path) -> int:
+    """Never waits, as opening a pipe would."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +82,7 @@ class _ClosedFolder:
 
     @property
     def name(self) -> str:
-        return _STRAY_BYTE.sub("\ufffd", self.path.name)
+        return _shown(self.path.name)
 
     def read(self) -> bytes:
         raise LoadError(
@@ -82,11 +103,12 @@ class Upload:
     size: int
     read_all: Callable[[], bytes]
     max_bytes: int = 0
+    loads: Loads = load
 
     @property
     def name(self) -> str:
         last = self.filename.replace("\\", "/").rsplit("/", 1)[-1]
-        return unicodedata.normalize("NFC", last).strip()
+        return _shown(last).strip()
 
     @property
     def uri(self) -> str:
@@ -99,7 +121,7 @@ class Upload:
         return self.read_all()
 
     def load(self, data: bytes) -> Content:
-        return load(Path(self.name), data, max_bytes=self.max_bytes)
+        return self.loads(Path(self.name), data, max_bytes=self.max_bytes)
 
 
 def _check_size(name: str, size: int, limit: int) -> None:
@@ -111,15 +133,24 @@ def _check_size(name: str, size: int, limit: int) -> None:
 
 
 def plan_files(
-    paths: Sequence[Path], *, indexes: Path, max_bytes: int, known_name: Callable[[str], str | None]
+    paths: Sequence[Path],
+    *,
+    indexes: Path,
+    max_bytes: int,
+    known_name: Callable[[str], str | None],
+    loads: Loads = load,
+    follow_links: bool = False,
 ) -> Plan:
     """A plan for these files and all documents below these folders.
 
     A folder covers the documents that came from below it, but for those below a folder that cannot
     be read, and unless no document is left in it: an empty folder is more often a disk that is not
     mounted than a wish to forget everything. `known_name` gives the name a uri already has, so that
-    a document keeps its name when a part of its folder is ingested alone. Raises InputError for a
-    path that does not exist.
+    a document keeps its name when a part of its folder is ingested alone.
+
+    A link below a folder is read if it leads to a file below that folder, or to any file with
+    `follow_links`; other links, and all links to folders, are skipped and say so. A path that is
+    given may be a link itself. Raises InputError for a path that does not exist.
     """
     indexes = indexes.resolve()
     sources: dict[str, FileSource] = {}
@@ -130,28 +161,29 @@ def plan_files(
 
     def add(path: Path, name: str) -> None:
         uri = uri_of(path, indexes)
-        name = unicodedata.normalize("NFC", _STRAY_BYTE.sub("\ufffd", name))
-        sources.setdefault(uri, FileSource(path, uri, known_name(uri) or name, max_bytes))
+        name = known_name(uri) or _shown(name)
+        sources.setdefault(uri, FileSource(path, uri, name, max_bytes, loads))
 
     for given in paths:
         path = given.expanduser()
         if path.is_dir():
             root = path.resolve()
-            found = list(_walk(root, indexes, unreadable))
             documents = 0
-            for file in found:
+            for file in _walk(root, indexes, unreadable):
                 name = file.relative_to(root).as_posix()
-                if file.suffix.lower().lstrip(".") in SUPPORTED_TYPES:
+                refused = _refused_link(file, root, _shown(name), follow_links)
+                refused = refused or _refused_type(file, _shown(name))
+                if refused is not None:
+                    skipped.append(refused)
+                else:
                     add(file, name)
                     documents += 1
-                else:
-                    skipped.append(_unsupported(file, name))
             if documents:
                 roots.append(root)
             else:
                 notes.append(
-                    f"{given} holds no documents; what was ingested from it before is kept."
-                    " Remove it with: rag docs rm"
+                    f"{_shown(str(given))} holds no documents; what was ingested from it before is"
+                    " kept. Remove it with: rag docs rm"
                 )
         elif path.exists():
             add(path.resolve(), path.name)
@@ -190,6 +222,7 @@ def path_of(uri: str, indexes: Path) -> Path | None:
 
 
 def _walk(root: Path, indexes: Path, unreadable: list[OSError]) -> Iterator[Path]:
+    """Files, and links to folders, which are not gone into: a link can lead in a circle."""
     for folder, names, files in os.walk(root, onerror=unreadable.append):
         here = Path(folder)
         names[:] = sorted(
@@ -197,16 +230,47 @@ def _walk(root: Path, indexes: Path, unreadable: list[OSError]) -> Iterator[Path
             for n in names
             if not n.startswith(".") and n not in _NOT_FOLDERS and here / n != indexes
         )
-        for name in sorted(files):
+        links = [name for name in names if (here / name).is_symlink()]
+        for name in sorted(files + links):
             if not name.startswith(_NOT_DOCUMENTS):
                 yield here / name
 
 
-def _unsupported(path: Path, name: str) -> Failure:
-    kind = path.suffix.lower() or "no extension"
+def _refused_link(path: Path, root: Path, name: str, follow_links: bool) -> Failure | None:
+    """Why a link below `root` is not read; None if it is, or is no link."""
+    if not path.is_symlink():
+        return None
+    if path.is_dir():
+        return Failure(
+            name,
+            "link",
+            f"{name} is a link to a folder, which is not gone into.",
+            "Ingest the folder that it leads to.",
+        )
+    # Unlike resolve(), realpath does not raise for a link to itself; reading it will.
+    if follow_links or Path(os.path.realpath(path)).is_relative_to(root):
+        return None
+    return Failure(
+        name,
+        "link",
+        f"{name} is a link out of the folder, which is not followed.",
+        "Ingest what it leads to, or set RAG_FOLLOW_LINKS=true.",
+    )
+
+
+def _refused_type(path: Path, name: str) -> Failure | None:
+    extension = path.suffix.lower().removeprefix(".")
+    if extension in SUPPORTED_TYPES:
+        return None
+    kind = f".{_shown(extension)}" if extension else "no extension"
     return Failure(
         name,
         "unsupported_type",
         f"{name} is of a type that is not read ({kind}).",
         f"Supported: {', '.join(SUPPORTED_TYPES)}.",
     )
+
+
+def _shown(name: str) -> str:
+    """As it can be stored and printed."""
+    return unicodedata.normalize("NFC", _NOT_SHOWN.sub("\ufffd", name))

@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from rag.errors import LoadError, RagError
+from rag.errors import LoadError, NoTextError, RagError
 from rag.types import Chunk, Content, Document, DocumentInfo, Embedder, StoreWriter
 
 if TYPE_CHECKING:
@@ -139,14 +139,27 @@ class Ingest:
         embedder: Embedder,
         splitter: Splits,
         settings_key: str,
+        lacks: str = "",
         on_progress: Callable[[Progress], None] = lambda _progress: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._embedder = embedder
         self._splitter = splitter
         self._settings_hash = _sha256(f"{settings_key}|{splitter.settings}".encode())
+        self._lacks = lacks
         self._on_progress = on_progress
         self._clock = clock
+
+    def settings_hash(self, lacking: str) -> str:
+        """Of a document that was read as far as it can be, `lacking` something."""
+        return (
+            _sha256(f"{self._settings_hash}|{lacking}".encode()) if lacking else self._settings_hash
+        )
+
+    @property
+    def settings_hashes(self) -> set[str]:
+        """Those of documents that would not become anything else if they were read again."""
+        return {self.settings_hash(""), self.settings_hash(self._lacks)}
 
     def run(self, plan: Plan, writer: StoreWriter, *, tags: Sequence[str] | None = None) -> Report:
         """Brings the knowledge base to what the plan's sources say now, and publishes it.
@@ -172,7 +185,7 @@ class Ingest:
                 continue
             if before is None:
                 report.added.append(source.name)
-            elif (before.content_hash, before.settings_hash) == (digest, self._settings_hash):
+            elif before.content_hash == digest and before.settings_hash in self.settings_hashes:
                 report.unchanged.append(source.name)
             else:
                 report.changed.append(source.name)
@@ -239,6 +252,9 @@ class _Run:
                 prepared = self._prepare_stored(source)
             else:
                 prepared = self._prepare(source)
+        except NoTextError as error:
+            self._report.skipped.append(_failure(source.name, error))
+            prepared = None
         except LoadError as error:
             self._report.failed.append(_failure(source.name, error))
             prepared = None
@@ -255,14 +271,15 @@ class _Run:
         self._digests.add(digest)
         before = self._known.get(source.uri)
         tags = self._tags if self._tags is not None else (before.tags if before else ())
-        if before is not None and (before.content_hash, before.settings_hash, before.tags) == (
-            digest,
-            self._ingest._settings_hash,
-            tags,
+        if (
+            before is not None
+            and (before.content_hash, before.tags) == (digest, tags)
+            and before.settings_hash in self._ingest.settings_hashes
         ):
             self._report.unchanged.append(before.name)
             return None
         content = source.load(data)
+        self._report.notes += [f"{source.name}: {note}" for note in content.notes]
         document = Document(
             id=document_id(source.uri),
             uri=source.uri,
@@ -272,7 +289,7 @@ class _Run:
             text=content.text,
             elements=content.elements,
             content_hash=digest,
-            settings_hash=self._ingest._settings_hash,
+            settings_hash=self._ingest.settings_hash(content.lacking),
             size=len(data),
             tags=tags,
         )
@@ -280,7 +297,10 @@ class _Run:
 
     def _prepare_stored(self, stored: StoredDocument) -> _Prepared | None:
         """None if an earlier try had finished it."""
-        info, settings_hash = stored.info, self._ingest._settings_hash
+        info = stored.info
+        settings_hash = self._ingest.settings_hash("")
+        if info.settings_hash in self._ingest.settings_hashes:
+            settings_hash = info.settings_hash  # what it lacks, it will still lack
         before = self._known.get(info.uri)
         if before is not None and (before.content_hash, before.settings_hash, before.tags) == (
             info.content_hash,

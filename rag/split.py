@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import TYPE_CHECKING
 
 from rag.types import Chunk, Document, Element
@@ -13,7 +14,7 @@ from rag.types import Chunk, Document, Element
 if TYPE_CHECKING:
     from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-SPLITTER_VERSION = "1"
+SPLITTER_VERSION = "2"
 
 # Tried in this order; each separator stays at the end of the piece before it.
 SEPARATORS = (
@@ -32,6 +33,7 @@ _SENTENCE_END = re.compile(
 # ends, because no prompt could hold it.
 _WHOLE_BLOCK_LIMIT = 8
 _MAX_CONTEXT_CHARACTERS = 240
+_MAX_HEADER_CHARACTERS = 300  # with a full chunk about what most models take
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,17 @@ class Splitter:
 
     def split(self, document: Document) -> list[Chunk]:
         chunks: list[Chunk] = []
+        headers = _headers(document.elements)
         for section in _sections(document):
+            ends = [element.end for element in section]
             for group in self._groups(document.text, section):
                 start, end = _trim(document.text, group[0].start, group[-1].end)
                 if start == end:
                     continue
-                header = _header_of(section, start)
+                rows = _rows(section, bisect_right(ends, start), end)
+                header = headers[rows[0].start] if rows else None
+                if header is not None and header.start >= start:
+                    header = None
                 chunks.append(
                     Chunk(
                         document_id=document.id,
@@ -95,6 +102,7 @@ class Splitter:
                         heading=_path(document.text, section[0]),
                         page=section[0].page,
                         sheet=section[0].sheet,
+                        rows=tuple((e.start, e.end, e.row) for e in rows if e.row is not None),
                     )
                 )
         return chunks
@@ -192,17 +200,27 @@ def _path(text: str, element: Element) -> tuple[str, ...]:
     return element.heading
 
 
-def _header_of(section: Sequence[Element], start: int) -> Element | None:
-    """The header of the table whose row stands at `start`; None where no row does."""
+def _headers(elements: Sequence[Element]) -> dict[int, Element | None]:
+    """By where it starts, of each row the header of its table, and of a header itself. A table goes
+    on below notes and over pages, but not over sheets."""
+    headers: dict[int, Element | None] = {}
     header: Element | None = None
-    for element in section:
+    for element in elements:
         if element.kind == "header":
             header = element
-        elif element.kind != "row":
-            header = None
-        if element.start <= start < element.end:
-            return header if element.kind == "row" else None
-    return None
+        elif element.kind == "row":
+            if header is not None and header.sheet != element.sheet:
+                header = None
+        else:
+            continue
+        headers[element.start] = header
+    return headers
+
+
+def _rows(section: Sequence[Element], first: int, end: int) -> list[Element]:
+    """Of a table, from element `first` on, those that start before `end`."""
+    places = takewhile(lambda place: section[place].start < end, range(first, len(section)))
+    return [section[place] for place in places if section[place].kind in ("row", "header")]
 
 
 def _context(document: Document, first: Element, header: Element | None) -> str:
@@ -211,8 +229,17 @@ def _context(document: Document, first: Element, header: Element | None) -> str:
         path.insert(0, document.title)
     lines = [" > ".join(part for part in path if part)[:_MAX_CONTEXT_CHARACTERS]]
     if header is not None:
-        lines.append(document.text[header.start : header.end][:_MAX_CONTEXT_CHARACTERS])
+        lines.append(_shortened(document.text[header.start : header.end]))
     return "\n".join(lines)
+
+
+def _shortened(header: str) -> str:
+    """What would crowd the rows out is cut, between two cells if it can be."""
+    if len(header) <= _MAX_HEADER_CHARACTERS:
+        return header
+    cut = header[:_MAX_HEADER_CHARACTERS]
+    between = max(cut.rfind("|"), cut.rfind(","), cut.rfind("\t"), cut.rfind(";"))
+    return cut[:between].rstrip() if between > _MAX_HEADER_CHARACTERS // 2 else cut
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:

@@ -11,6 +11,9 @@ from rag.chat.check import CheckResult
 from rag.console import say, write
 from rag.ledger import BudgetUse, CostRow
 from rag.reviews import Review
+from rag.stores.generations import Generation
+from rag.stores.recall import Recall
+from rag.stores.verify import Verification
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:
@@ -109,3 +112,36 @@ def print_review(review: Review) -> None:
         write(f"    “{' '.join(cited['quote'].split())}”")
     if review.decided_at:
         write(f"\n{review.state} by {review.reviewer}, {review.decided_at}. {review.note}")
+
+
+def print_verification(found: Verification, recall: Recall | None) -> None:
+    write(
+        f"generation {found.generation}: {found.documents} documents, {found.chunks} chunks,"
+        f" {found.vectors} vectors; the indexes hold {found.in_vector_index} and"
+        f" {found.in_keyword_index}."
+    )
+    for finding in found.findings:
+        write(f"bad   {finding.kind}: {finding.what}")
+    if found.ok:
+        write("All of them agree.")
+    if recall is not None:
+        write(
+            f"recall@10 {recall.recall_at_10:.3f} against exact search"
+            f" ({recall.questions} questions, {recall.seconds:.1f} s)"
+        )
+
+
+def print_generations(found: Sequence[Generation]) -> None:
+    head = ("GENERATION", "PUBLISHED", "DOCUMENTS", "CHUNKS", "EMBEDDING", "")
+    rows = [
+        (
+            str(each.number),
+            each.published_at,
+            str(each.documents),
+            str(each.chunks),
+            each.fingerprint.model,
+            "now" if each.current else f"as {each.restores}" if each.restores else "",
+        )
+        for each in found
+    ]
+    _table([head, *rows])

@@ -47,7 +47,8 @@ class Element:
 class Content:
     """What one file says. Elements are in order, do not overlap, and lie inside `text`.
 
-    `notes` are for who ingests it: what was left out, and what reading it cost.
+    `notes` are for who ingests it: what was left out, and what reading it cost. `lacking` names
+    what it takes to read what was left out; as long as that is lacking, reading again is of no use.
     """
 
     type: str  # the lower-case extension that names the format: "pdf", "md", ...
@@ -55,6 +56,7 @@ class Content:
     text: str
     elements: tuple[Element, ...]
     notes: tuple[str, ...] = ()
+    lacking: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ class Chunk:
         return f"{self.context}\n{self.text}" if self.context else self.text
 
     def row_between(self, start: int, end: int) -> int | None:
-        """The number of the first table row of which the document's `text[start:end]` has a part."""
+        """The number of the first table row that has a part of the document's `text[start:end]`."""
         return next((row for s, e, row in self.rows if s < end and start < e), None)
 
 

@@ -49,7 +49,11 @@ def postgres_url() -> Iterator[str]:
 def settings(tmp_path: Path) -> Settings:
     """Settings whose every place lies in the test's own folder."""
     return Settings(
-        indexes=tmp_path / "indexes", cache_dir=tmp_path / "cache", threshold=0.0, ocr=False
+        indexes=tmp_path / "indexes",
+        cache_dir=tmp_path / "cache",
+        threshold=0.0,
+        ocr=False,
+        parse_workers=0,
     )
 
 

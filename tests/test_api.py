@@ -51,7 +51,8 @@ PLAIN: dict[str, Any] = {
     "extractive_fallback": False,
 }
 CITATION_KEYS = {
-    "n", "document_id", "document", "page", "sheet", "heading", "quote", "start", "end", "score",
+    "n", "document_id", "document", "page", "sheet", "row", "heading", "quote", "start", "end",
+    "score",
 }  # fmt: skip
 
 
@@ -552,8 +553,8 @@ def test_passages_are_found_with_both_scores(client: httpx.Client, model: Script
     assert [hit["n"] for hit in hits] == [1, 2]
     assert hits[0]["document"] == "hr/leave.md"
     assert set(hits[0]) == {
-        "n", "document_id", "document", "title", "page", "sheet", "heading", "text", "start",
-        "end", "score", "dense", "keyword", "via",
+        "n", "document_id", "document", "title", "page", "sheet", "row", "heading", "text",
+        "start", "end", "score", "dense", "keyword", "via",
     }  # fmt: skip
     assert all(0 <= hit["score"] <= 1 for hit in hits)
     text = client.get(f"/documents/{hits[0]['document_id']}").json()["text"]

@@ -71,10 +71,10 @@ def test_the_folder_of_indexes_is_never_ingested(folder: Folder) -> None:
 
 
 def test_files_of_other_types_are_skipped_by_name(folder: Folder, indexes: Path) -> None:
-    found = plan(folder(**{"a.md": "x", "sub/b.png": "x", "LICENSE": "x"}), indexes=indexes)
+    found = plan(folder(**{"a.md": "x", "sub/b.gif": "x", "LICENSE": "x"}), indexes=indexes)
     assert [(f.name, f.code) for f in found.skipped] == [
         ("LICENSE", "unsupported_type"),
-        ("sub/b.png", "unsupported_type"),
+        ("sub/b.gif", "unsupported_type"),
     ]
 
 

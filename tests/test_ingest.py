@@ -205,7 +205,7 @@ def test_a_single_file_never_removes_another(engine: Engine, folder: Folder) -> 
     assert names(engine) == ["a.md", "b.md"]
 
 
-@pytest.mark.parametrize("left", [None, ".hidden.md", "picture.png"])
+@pytest.mark.parametrize("left", [None, ".hidden.md", "picture.gif"])
 def test_an_emptied_folder_keeps_its_documents_and_says_so(
     engine: Engine, folder: Folder, left: str | None
 ) -> None:
@@ -420,7 +420,7 @@ def test_new_tags_cost_no_embedding(engine: Engine, embedder: Recording, folder:
 def test_a_dry_run_tells_what_would_happen_and_changes_nothing(
     engine: Engine, embedder: Recording, folder: Folder
 ) -> None:
-    root = folder(**{"a.md": "a", "b.md": "b", "c.md": "c", "x.png": "x"})
+    root = folder(**{"a.md": "a", "b.md": "b", "c.md": "c", "x.mp3": "x"})
     engine.ingest([root])
     embedder.embedded.clear()
     (root / "c.md").unlink()
@@ -430,7 +430,7 @@ def test_a_dry_run_tells_what_would_happen_and_changes_nothing(
     assert report.dry_run
     assert (report.added, report.changed) == (["d.md"], ["b.md"])
     assert (report.unchanged, report.removed) == (["a.md"], ["c.md"])
-    assert [f.name for f in report.skipped] == ["x.png"]
+    assert [f.name for f in report.skipped] == ["x.mp3"]
     assert engine.store("default").documents() == before
     assert engine.store("default").generation == 1
     assert embedder.embedded == []

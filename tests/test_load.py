@@ -134,14 +134,13 @@ def test_an_archive_that_unpacks_to_far_more_than_the_limit_is_refused() -> None
 
 @pytest.mark.parametrize(
     ("name", "data", "found"),
-    [("a.docx", PDF, "a PDF file"), ("a.txt", PDF, "a PDF file"),
-     ("a.pdf", picture("PNG"), "a PNG"), ("a.md", picture("JPEG"), "a JPEG"),
-     ("a.xlsx", word_file(), "a docx file"),
-     ("a.pdf", word_file(), "a zip file"), ("a.csv", word_file(), "a zip file"),
-     ("a.epub", zipped(x=b"y"), "a zip file of something else"),
-     ("a.docx", OLE + b"\0" * 600, "an old Office file"), ("a.docx", b"{\\rtf1 x}", "an RTF file")],
+    [("a.epub", zipped(x=b"y"), "a zip file of something else"), ("a.txt", OLE, "an old Office"),
+     ("a.docx", OLE + b"\0" * 600, "an old Office file"), ("a.docx", b"{\\rtf1 x}", "an RTF file"),
+     ("a.pdf", picture("GIF"), "a GIF picture"), ("a.md", b"\x7fELF\x02", "a program")],
 )  # fmt: skip
-def test_content_that_contradicts_the_name_is_named(name: str, data: bytes, found: str) -> None:
+def test_content_that_is_of_no_type_that_is_read_is_named(
+    name: str, data: bytes, found: str
+) -> None:
     with pytest.raises(UnsupportedTypeError, match=re.escape(found)):
         load(Path(name), data, max_bytes=LIMIT)
 

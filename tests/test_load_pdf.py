@@ -11,6 +11,7 @@ from PIL import Image
 
 from rag.errors import DamagedFileError, EmptyFileError, EncryptedFileError
 from rag.load import load
+from rag.load.limits import Limits
 from rag.types import Content
 
 Line = tuple[float, float, float, str]  # x, y from the bottom, size, text
@@ -54,7 +55,7 @@ def pdf(
 
 
 def read(data: bytes, name: str = "报告.pdf") -> Content:
-    return load(Path(name), data, max_bytes=2**24)
+    return load(Path(name), data, max_bytes=2**24, limits=Limits(ocr=False))
 
 
 def said(content: Content) -> list[tuple[str, str]]:
@@ -144,9 +145,18 @@ def test_a_title_is_taken_from_the_metadata_only_if_a_person_wrote_it(
 def test_a_scan_is_said_to_be_one_with_its_pages() -> None:
     file = io.BytesIO()
     picture = Image.new("RGB", (60, 80), "white")
+    picture.paste("black", (10, 10, 50, 20))
     picture.save(file, "PDF", save_all=True, append_images=[picture, picture])
     with pytest.raises(EmptyFileError, match=r"No text found on the 3 pages.*probably scanned"):
         read(file.getvalue())
+
+
+def test_blank_pages_are_not_said_to_be_scanned() -> None:
+    with pytest.raises(
+        EmptyFileError, match=r"No text found on the only page of 报告\.pdf\."
+    ) as told:
+        read(pdf([[]]))
+    assert "OCR" not in str(told.value)
 
 
 def test_a_password_is_said_to_be_needed() -> None:

@@ -74,7 +74,7 @@ def test_to_ask_whether_it_is_there_loads_nothing() -> None:
 
 @pytest.mark.parametrize("size", [(30, 20_000), (20_000, 30), (1, 1), (5_000, 1)])
 def test_a_slender_picture_is_not_enlarged_without_end(size: tuple[int, int]) -> None:
-    prepared = ocr._prepared(screenshot(size=size))
+    prepared, _ = ocr._prepared(ocr._opened(screenshot(size=size)))
     assert max(prepared.size) <= 2000
     assert max(prepared.size) <= 3 * min(prepared.size)
 

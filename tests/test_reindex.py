@@ -147,6 +147,39 @@ def test_an_ingest_between_two_tries_leaves_no_vector_of_the_wrong_model(
     assert answers(filled) == ["pay.md"]
 
 
+def test_a_rollback_answers_with_the_old_models_vectors_and_embeds_nothing(
+    filled: Engine, make_engine: Callable[[], Engine], models: Models
+) -> None:
+    server = make_engine()
+    before = {hit.chunk.text: hit.dense for hit in server.retrieve("Money comes", top_k=5)}
+    filled.reindex("new")
+    server.refresh()
+    with_new = {hit.chunk.text: hit.dense for hit in server.retrieve("Money comes", top_k=5)}
+    assert with_new != before
+    documents = models.old.texts
+    store = filled.bases.open_store("default")
+    store.rollback()
+    assert models.old.texts == documents
+    server.refresh()
+    for engine in (filled, server, make_engine()):
+        hits = engine.retrieve("Money comes", top_k=5)
+        assert {hit.chunk.text: hit.dense for hit in hits} == pytest.approx(before, abs=1e-6)
+        assert engine.knowledge_base().embedder is models.old
+    store.rollback()
+    server.refresh()
+    hits = server.retrieve("Money comes", top_k=5)
+    assert {hit.chunk.text: hit.dense for hit in hits} == pytest.approx(with_new, abs=1e-6)
+
+
+def test_after_a_rollback_the_next_ingest_finds_everything_unchanged(
+    filled: Engine, folder: Callable[..., Path], models: Models
+) -> None:
+    filled.reindex("new")
+    filled.bases.open_store("default").rollback()
+    report = filled.ingest([folder()])
+    assert (sorted(report.unchanged), report.embedded) == (sorted(TEXTS), 0)
+
+
 def test_a_model_that_is_not_to_be_had_leaves_all_as_it_was(filled: Engine, models: Models) -> None:
     with pytest.raises(EmbedderUnavailableError):
         filled.reindex("elsewhere")

@@ -6,6 +6,7 @@ opening the same place twice stands for two processes.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -25,8 +26,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from rag.application import ApplicationDatabase
 from rag.errors import BusyError, FingerprintError, NotFoundError
 from rag.stores.embedded import EmbeddedStore
+from rag.stores.milvus import MilvusStore
 from rag.types import (
     Chunk,
     ChunkStore,
@@ -37,10 +40,35 @@ from rag.types import (
     StoreWriter,
 )
 from tests.fakes import FakeEmbedder
+from tests.milvus_server import MilvusServer
 
 Open = Callable[[Path], ChunkStore]
 
-IMPLEMENTATIONS: dict[str, Open] = {"embedded": lambda place: EmbeddedStore(place / "base")}
+
+def _open_milvus(place: Path, uri: str) -> ChunkStore:
+    place.mkdir(exist_ok=True)
+    database = ApplicationDatabase(f"sqlite:///{place / 'rag.db'}")
+    return MilvusStore("base", database, uri=uri, folder=place / "base", timeout=30)
+
+
+def _open_milvus_lite(place: Path) -> ChunkStore:
+    return _open_milvus(place, str(place / "milvus.db"))
+
+
+def _open_milvus_server(place: Path) -> ChunkStore:
+    return _open_milvus(place, os.environ["RAG_TEST_MILVUS_URI"])
+
+
+IMPLEMENTATIONS: dict[str, Open] = {
+    "embedded": lambda place: EmbeddedStore(place / "base"),
+    "milvus_lite": _open_milvus_lite,
+    "milvus": _open_milvus_server,
+}
+CASES = [
+    "embedded",
+    pytest.param("milvus_lite", marks=[pytest.mark.slow, pytest.mark.milvus_lite]),
+    pytest.param("milvus", marks=[pytest.mark.slow, pytest.mark.milvus]),
+]
 EMBEDDER = FakeEmbedder()
 MINE = EMBEDDER.fingerprint
 OTHER = Fingerprint(model="other", revision="1", dimension=64)
@@ -69,9 +97,39 @@ class Opener:
             store.close()
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    opener = Opener(IMPLEMENTATIONS[request.param], tmp_path)
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    try:
+        server.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAG_TEST_MILVUS_URI", server.uri)  # child processes open stores too
+            yield
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def implementation(request: pytest.FixtureRequest) -> str:
+    """The name of one, whose server is running."""
+    if request.param == "milvus":
+        request.getfixturevalue("milvus_server")
+    return str(request.param)
+
+
+each_implementation = pytest.mark.parametrize("implementation", CASES, indirect=True)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def chosen(request: pytest.FixtureRequest) -> Open:
+    if request.param == "milvus":
+        request.getfixturevalue("milvus_server")
+    return IMPLEMENTATIONS[request.param]
+
+
+@pytest.fixture
+def opened(chosen: Open, tmp_path: Path) -> Iterator[Opener]:
+    opener = Opener(chosen, tmp_path)
     yield opener
     opener.close()
 
@@ -366,12 +424,10 @@ def test_no_question_is_an_error(store: ChunkStore, question: str) -> None:
 # --- filters --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=IMPLEMENTATIONS)
-def many(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ChunkStore]:
+@pytest.fixture(scope="module")
+def many(chosen: Open, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChunkStore]:
     """A store that no test changes."""
-    store = IMPLEMENTATIONS[request.param](tmp_path_factory.mktemp("many"))
+    store = chosen(tmp_path_factory.mktemp("many"))
     with store.writer(MINE) as writer:
         for n in range(60):
             put(writer, f"bulk/{n}.md", f"年假 leave 正文 {n}")
@@ -450,7 +506,7 @@ with store.writer(FakeEmbedder().fingerprint) as writer:
 """
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@each_implementation
 def test_a_second_writer_is_told_who_holds_it_and_a_dead_one_holds_nothing(
     implementation: str, tmp_path: Path
 ) -> None:
@@ -671,7 +727,7 @@ class AgainstAModel(RuleBasedStateMachine):
             self.reader.close()
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@each_implementation
 def test_any_sequence_of_events_equals_a_simple_model(implementation: str, tmp_path: Path) -> None:
     class Machine(AgainstAModel):
         folder = tmp_path

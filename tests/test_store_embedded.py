@@ -162,6 +162,25 @@ def test_a_panic_inside_the_keyword_index_is_only_a_damaged_cache(
     again.close()
 
 
+def test_a_keyword_index_goes_on_after_a_process_died_over_its_deletions(
+    store: EmbeddedStore, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """tantivy numbers the file of deletions by its operations: the next process takes the same."""
+    publish(store, *((f"{n}.md", f"zebra {n}") for n in range(8)))
+    files = place / f"keywords-{keywords.TERMS_VERSION}"
+    segments = {p.stem for p in files.glob("*.store")}
+    store.close()
+    for segment in segments:
+        for number in range(1, 100):
+            (files / f"{segment}.{number}.del").touch()
+    again = EmbeddedStore(place)
+    publish(again, ("x.md", "zebra x"), remove=["3.md"])
+    assert {p.stem for p in files.glob("*.store")} >= segments  # not made anew
+    assert "3.md" not in found(again, "zebra").values()
+    assert caplog.messages == []
+    again.close()
+
+
 def test_indexes_of_an_older_generation_catch_up(
     store: EmbeddedStore, place: Path, tmp_path: Path
 ) -> None:
@@ -237,7 +256,7 @@ def test_what_is_removed_is_in_no_table_and_in_neither_index(
     assert store._view is not None
     assert secret not in store._view.vectors.search(vector, 9, None)
     (path, generation) = vectors.base_files(place)[0]
-    base = vectors.load_base(path, generation, 64)
+    base = vectors.load_base(path, generation, 64, store._db.identity)
     assert base is not None
     assert secret not in base.ids
 
@@ -452,9 +471,9 @@ def test_an_approximate_base_survives_its_file(
     approximate: vectors.VectorIndex, tmp_path: Path
 ) -> None:
     assert approximate.base is not None
-    vectors.save_base(approximate.base, tmp_path)
+    vectors.save_base(approximate.base, tmp_path, "it")
     ((path, generation),) = vectors.base_files(tmp_path)
-    base = vectors.load_base(path, generation, 32)
+    base = vectors.load_base(path, generation, 32, "it")
     assert base is not None
     assert not base.exact
     question = clustered(1)[0]
@@ -466,9 +485,10 @@ def test_a_base_of_other_vectors_is_not_loaded(
     approximate: vectors.VectorIndex, tmp_path: Path
 ) -> None:
     assert approximate.base is not None
-    vectors.save_base(approximate.base, tmp_path)
+    vectors.save_base(approximate.base, tmp_path, "it")
     ((path, generation),) = vectors.base_files(tmp_path)
-    assert vectors.load_base(path, generation, 64) is None
+    assert vectors.load_base(path, generation, 64, "it") is None
+    assert vectors.load_base(path, generation, 32, "another database") is None
 
 
 def test_scores_are_exact_even_over_an_approximate_base(

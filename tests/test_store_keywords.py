@@ -15,7 +15,7 @@ COMMON, RARE = "common", "rare"
 @pytest.fixture
 def view(tmp_path: Path) -> KeywordView:
     """200 chunks: every second holds a common word, every fiftieth a rare one."""
-    index = KeywordIndex(tmp_path)
+    index = KeywordIndex(tmp_path, "mine")
     texts = [
         f"number{i} {COMMON if i % 2 == 0 else 'other'} {RARE if i % 50 == 0 else ''}"
         for i in range(1, 201)

@@ -22,9 +22,14 @@ const tokensIn = (usage) => approximately(usage) + number(usage.prompt_tokens);
 const tokensOut = (usage) => approximately(usage) + number(usage.completion_tokens);
 const join = (...parts) => parts.filter(Boolean).join(" · ");
 
-/** Where a hit or citation stands: "Page 3 · Sheet A · Leave › Annual". */
-const placeIn = (words, { page, sheet, heading, document: name }) =>
-  join(page != null && words.page({ page, name }), sheet && words.sheet({ sheet }), heading?.join(" › "));
+/** Where a hit or citation stands: "Page 3 · Sheet A · Row 17 · Leave › Annual". */
+const placeIn = (words, { page, sheet, row, heading, document: name }) =>
+  join(
+    page != null && words.page({ page, name }),
+    sheet && words.sheet({ sheet }),
+    row != null && words.row({ row }),
+    heading?.join(" › "),
+  );
 
 const en = {
   product: "Knowledge",
@@ -110,6 +115,7 @@ const en = {
   place: (passage) => placeIn(en, passage),
   page: ({ page, name }) => (isSlides(name) ? `Slide ${page}` : `Page ${page}`),
   sheet: ({ sheet }) => `Sheet ${sheet}`,
+  row: ({ row }) => `Row ${row}`,
   facts: ({ model, cached, cost, total }) =>
     join(
       model === "extractive" ? "quoted, no chat model" : model,
@@ -275,6 +281,7 @@ const zh = {
   place: (passage) => placeIn(zh, passage),
   page: ({ page, name }) => (isSlides(name) ? `第 ${page} 张` : `第 ${page} 页`),
   sheet: ({ sheet }) => `工作表 ${sheet}`,
+  row: ({ row }) => `第 ${row} 行`,
   facts: ({ model, cached, cost, total }) =>
     join(
       model === "extractive" ? "原文摘录，未使用模型" : model,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from rag.commands import asking, documents, gateway, running
+from rag.commands import asking, documents, gateway, keeping, running
 
 app = typer.Typer(rich_markup_mode=None)
-for part in (documents, asking, gateway, running):
+for part in (documents, asking, gateway, keeping, running):
     app.add_typer(part.app)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +13,13 @@ import typer
 from rag.bases import DEFAULT
 from rag.commands.common import FAILED, JsonOption, KnowledgeBaseOption, opened
 from rag.console import ProgressBar, print_documents, print_preview, print_report, say
-from rag.errors import RagError
+from rag.errors import InputError, RagError
+from rag.origins import is_address
+from rag.watch import Told
+from rag.watch import watch as follow
 from rag.wire import document_info_json
+
+_NICE = 10
 
 app = typer.Typer(rich_markup_mode=None)
 docs = typer.Typer(help="Look at and remove documents.", no_args_is_help=True)
@@ -21,10 +28,14 @@ app.add_typer(docs, name="docs")
 
 @app.command()
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
+    paths: Annotated[list[str], typer.Argument(help="Files, folders and addresses.")],
     kb: KnowledgeBaseOption = DEFAULT,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="Mark these documents.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on, and follow changes.")] = False,
+    poll: Annotated[
+        bool, typer.Option("--poll", help="With --watch: for folders on a network.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring the knowledge base to what the files say now.
@@ -35,7 +46,14 @@ def ingest(
     \b
     rag ingest ./knowledge
     rag ingest report.pdf notes/ --kb research --tag 2026
+    rag ingest https://example.com/sitemap.xml
+    rag ingest git+https://example.com/team/wiki.git s3://bucket/handbooks
+    rag ingest ./knowledge --watch
     """
+    _give_way()
+    if watch:
+        _watch(paths, kb=kb, tags=tag, polling=poll)
+        return
     with opened() as engine, ProgressBar(quiet=as_json) as bar:
         report = engine.ingest(
             paths,
@@ -48,6 +66,33 @@ def ingest(
         )
     print_report(report, as_json=as_json)
     raise typer.Exit(report.exit_code)
+
+
+def _give_way() -> None:
+    """Whoever asks a question on this machine comes first."""
+    with suppress(OSError, AttributeError):  # not every system knows it, or allows it
+        os.nice(_NICE)
+
+
+def _watch(paths: list[str], *, kb: str, tags: list[str] | None, polling: bool) -> None:
+    addresses = [path for path in paths if is_address(path)]
+    if addresses:
+        raise InputError(
+            f"{addresses[0]} cannot be watched.", "Only folders can; ingest addresses now and then."
+        )
+    with opened() as engine:
+        follow(
+            [Path(path) for path in paths],
+            lambda there: engine.ingest(there, knowledge_base=kb, tags=tags, on_notice=say),
+            told=Told(
+                report=lambda report: print_report(report, as_json=False),
+                error=lambda error: say(f"Error: {error}"),
+                notice=say,
+            ),
+            ignore=[engine.settings.indexes],
+            debounce=engine.settings.watch_debounce,
+            polling=polling,
+        )
 
 
 @app.command()

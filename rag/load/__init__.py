@@ -18,6 +18,7 @@ from rag.load import (
     mail,
     markdown,
     pdf,
+    picture,
     plain,
     rich,
     slides,
@@ -25,44 +26,89 @@ from rag.load import (
     tables,
     word,
 )
-from rag.load.build import Parsed
+from rag.load.build import Parsed, clean
 from rag.load.decode import decode
-from rag.load.sniff import check
+from rag.load.limits import Limits
+from rag.load.scans import Scans
+from rag.load.sniff import kind_of
 from rag.types import Content
 
-LOADER_VERSION = "1"
+LOADER_VERSION = "2"
 
-_ALIASES = {"markdown": "md", "htm": "html"}
+_ALIASES = {"markdown": "md", "htm": "html", "jpeg": "jpg", "tif": "tiff"}
 SUPPORTED_TYPES: tuple[str, ...] = (
     "txt", "md", "markdown", "html", "htm", "pdf", "docx", "pptx", "xlsx",
-    "csv", "tsv", "eml", "epub", "json", "jsonl",
+    "csv", "tsv", "eml", "epub", "json", "jsonl", *picture.TYPES,
 )  # fmt: skip
+_OCR_SHARE = 0.8  # of the time for a file: what was read by then is kept
 
 
-def load(path: Path, data: bytes | None = None, *, max_bytes: int) -> Content:
+def load(
+    path: Path,
+    data: bytes | None = None,
+    *,
+    max_bytes: int,
+    limits: Limits = Limits(),
+) -> Content:
     """Reads the file at `path`, or `data`, of which `path` is then only the name.
 
-    For txt, md, csv, tsv, json and jsonl the text is the decoded source itself (no byte order mark,
+    A file is read as what its bytes plainly are, whatever its name says; `Content.type` tells. For
+    txt, md, csv, tsv, json and jsonl the text is the decoded source itself (no byte order mark,
     newlines as "\\n", NUL and lone surrogates as U+FFFD); for the other types it is composed of
     what a reader sees, a blank line between blocks and one line a table row.
 
-    Raises UnsupportedTypeError, FileTooLargeError (more than `max_bytes`, or 20 times that
-    unpacked), EmptyFileError (no text in it), EncryptedFileError, DamagedFileError, or a bare
-    LoadError if the file cannot be opened.
+    Raises UnsupportedTypeError, FileTooLargeError (more than `max_bytes`, or than `limits` allow),
+    EmptyFileError (no text in it), NoTextError (a picture that says nothing, or cannot be read
+    here), EncryptedFileError, DamagedFileError, or a bare LoadError if it cannot be opened.
     """
-    kind = _kind(path)
+    named, data = admitted(path, data, max_bytes)
+    name = clean(path.name)
+    kind = kind_of(name, named, data, max_bytes=max_bytes, limits=limits)
+    parsed = _parse_safely(kind, data, name, limits)
+    _check_output(parsed, name, limits)
+    said = any(parsed.text[e.start : e.end].strip() for e in parsed.elements)
+    if not said and kind not in picture.TYPES:
+        raise EmptyFileError(f"No text found in {name}.", "Check what it holds.")
+    return Content(
+        type=kind,
+        title=parsed.title or clean(path.stem),
+        text=parsed.text,
+        elements=parsed.elements,
+        notes=parsed.notes,
+        lacking=parsed.lacking,
+    )
+
+
+def lacks(limits: Limits = Limits()) -> str:
+    """What `Content.lacking` says of a file that is not read as a whole here and now."""
+    return _scans(limits).lacks
+
+
+def admitted(path: Path, data: bytes | None, max_bytes: int) -> tuple[str, bytes]:
+    """The type that the name says, and the bytes: all that can be told without reading them.
+
+    Raises UnsupportedTypeError, FileTooLargeError, EmptyFileError, or a bare LoadError.
+    """
+    kind, name = _kind(path), clean(path.name)
     data = _read(path, max_bytes) if data is None else data
     if len(data) > max_bytes:
-        raise _too_large(path.name, len(data), max_bytes)
+        raise _too_large(name, len(data), max_bytes)
     if not data:
-        raise EmptyFileError(f"{path.name} is empty (0 bytes).", "Check that it was saved.")
-    check(path.name, kind, data, max_bytes=max_bytes)
-    parsed = _parse_safely(kind, data, path.name)
-    if not any(parsed.text[e.start : e.end].strip() for e in parsed.elements):
-        raise EmptyFileError(f"No text found in {path.name}.", "Check what it holds.")
-    return Content(
-        type=kind, title=parsed.title or path.stem, text=parsed.text, elements=parsed.elements
-    )
+        raise EmptyFileError(f"{name} is empty (0 bytes).", "Check that it was saved.")
+    return kind, data
+
+
+def _check_output(parsed: Parsed, name: str, limits: Limits) -> None:
+    characters = len(parsed.text)  # of 1 to 4 bytes
+    if 4 * characters > limits.text and len(parsed.text.encode()) > limits.text:
+        raise FileTooLargeError(
+            f"{name} holds more than {limits.text / 1e6:g} MB of text.",
+            "Split it, or raise RAG_MAX_TEXT_MB.",
+        )
+    if len(parsed.elements) > limits.elements:
+        raise FileTooLargeError(
+            f"{name} holds more than {limits.elements:,} rows and paragraphs.", "Split it."
+        )
 
 
 def _kind(path: Path) -> str:
@@ -70,7 +116,7 @@ def _kind(path: Path) -> str:
     if extension not in SUPPORTED_TYPES:
         what = f"of type {extension}" if extension else "without an extension"
         raise UnsupportedTypeError(
-            f"{path.name} is a file {what}, which cannot be read.",
+            f"{clean(path.name)} is a file {what}, which cannot be read.",
             f"Supported: {', '.join(SUPPORTED_TYPES)}.",
         )
     return _ALIASES.get(extension, extension)
@@ -80,11 +126,12 @@ def _read(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise _too_large(path.name, size, max_bytes)
+            raise _too_large(clean(path.name), size, max_bytes)
         return path.read_bytes()
     except OSError as error:
         raise LoadError(
-            f"{path.name} cannot be opened: {error.strerror or error}.", "Check path and rights."
+            f"{clean(path.name)} cannot be opened: {error.strerror or error}.",
+            "Check path and rights.",
         ) from None
 
 
@@ -95,11 +142,15 @@ def _too_large(name: str, size: int, max_bytes: int) -> FileTooLargeError:
     )
 
 
-def _parse_safely(kind: str, data: bytes, name: str) -> Parsed:
+def _parse_safely(kind: str, data: bytes, name: str, limits: Limits) -> Parsed:
     try:
-        return _parse(kind, data, name)
-    except (RagError, ImportError):
+        return _parse(kind, data, name, limits)
+    except (RagError, ImportError, MemoryError):
         raise
+    except RecursionError:
+        raise DamagedFileError(
+            f"{name} is nested too deeply to be read.", "Check what made it so deep."
+        ) from None
     except (
         Exception
     ) as error:  # whatever a parser trips over, it is this file's and the run goes on
@@ -110,10 +161,12 @@ def _parse_safely(kind: str, data: bytes, name: str) -> Parsed:
         ) from error
 
 
-def _parse(kind: str, data: bytes, name: str) -> Parsed:
+def _parse(kind: str, data: bytes, name: str, limits: Limits) -> Parsed:
     match kind:
         case "pdf":
-            return pdf.read(data, name)
+            return pdf.read(data, name, _scans(limits))
+        case "png" | "jpg" | "tiff" | "webp" | "bmp":
+            return picture.read(data, name, _scans(limits))
         case "docx":
             return word.read(data)
         case "pptx":
@@ -137,3 +190,7 @@ def _parse(kind: str, data: bytes, name: str) -> Parsed:
         case "jsonl":
             return jsons.read_lines(text, name)
     return plain.read(text)
+
+
+def _scans(limits: Limits) -> Scans:
+    return Scans.open(wanted=limits.ocr, seconds=_OCR_SHARE * limits.seconds)

@@ -16,11 +16,16 @@ _INVISIBLE = {0x00AD: None, 0x200B: None, 0xFEFF: None}
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A file's text and its elements; `title` is empty if the format names none."""
+    """A file's text and its elements; `title` is empty if the format names none.
+
+    `notes` and `lacking` are those of `rag.types.Content`.
+    """
 
     text: str
     elements: tuple[Element, ...]
     title: str = ""
+    notes: tuple[str, ...] = ()
+    lacking: str = ""
 
 
 @dataclass(slots=True)
@@ -71,21 +76,34 @@ class Builder:
             self._add(kind, text, self.headings.above, "\n" if tight else "\n\n")
 
     def table(self, rows: Iterable[Sequence[str]]) -> None:
-        """One line a row; the first row that is not empty is the header."""
+        """One line a row; the first row that is not empty is the header, but for a title: a row
+        above it with nothing but its first cell. Empty rows count."""
         kind: ElementKind = "header"
-        for row in rows:
+        rows = list(rows)
+        wide = any(sum(map(bool, row)) > 1 for row in rows)
+        for number, row in enumerate(rows, 1):
             line = row_line(row)
-            if line:
-                self.row(line, kind)
+            if wide and kind == "header" and row and row[0] and not any(row[1:]):
+                self.text(line)
+            elif line:
+                self.row(line, kind, number)
                 kind = "row"
 
-    def row(self, line: str, kind: ElementKind) -> None:
-        self._add(kind, line, self.headings.above, "\n\n" if kind == "header" else "\n")
+    def row(self, line: str, kind: ElementKind, number: int | None = None) -> None:
+        separator = "\n\n" if kind == "header" else "\n"
+        self._add(kind, line, self.headings.above, separator, number)
 
-    def parsed(self, title: str = "") -> Parsed:
-        return Parsed("".join(self._parts), tuple(self._elements), title)
+    def parsed(self, title: str = "", notes: tuple[str, ...] = (), lacking: str = "") -> Parsed:
+        return Parsed("".join(self._parts), tuple(self._elements), title, notes, lacking)
 
-    def _add(self, kind: ElementKind, text: str, above: tuple[str, ...], separator: str) -> None:
+    def _add(
+        self,
+        kind: ElementKind,
+        text: str,
+        above: tuple[str, ...],
+        separator: str,
+        row: int | None = None,
+    ) -> None:
         text = clean(text.translate(_INVISIBLE))
         if not text.strip():
             return
@@ -94,7 +112,7 @@ class Builder:
             self._length += len(separator)
         start, self._length = self._length, self._length + len(text)
         self._parts.append(text)
-        self._elements.append(Element(kind, start, self._length, above, self.page, self.sheet))
+        self._elements.append(Element(kind, start, self._length, above, self.page, self.sheet, row))
 
 
 def row_line(cells: Sequence[str]) -> str:

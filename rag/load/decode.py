@@ -80,6 +80,10 @@ def _decoded(data: bytes) -> str:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, errors="replace")
     encoding = encoding_of(data)
+    if encoding == "utf-8" and b"\xed" in data and _is_utf8(data):
+        # Some programs write a character beyond U+FFFF as two halves: CESU-8.
+        text = data.decode("utf-8", errors="surrogatepass")
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if encoding != "cp1252":
         return data.decode(encoding, errors="replace")
     # Windows-1252 leaves five bytes undefined; browsers read those as Latin-1 does.
@@ -103,8 +107,9 @@ def _by_zero_bytes(data: bytes) -> str:
 
 
 def _is_utf8(data: bytes) -> bool:
+    """Halves of surrogate pairs are let pass."""
     try:
-        data.decode("utf-8")
+        data.decode("utf-8", errors="surrogatepass")
     except UnicodeDecodeError:
         return False
     return True

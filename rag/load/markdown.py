@@ -41,7 +41,7 @@ def read(text: str) -> Parsed:
     starts = _line_starts(lines)
 
     headings = HeadingPath()
-    elements = []
+    elements: list[Element] = []
     first_h1 = ""
     for block in _fill_gaps(list(_blocks(parser.parse(source))), front_lines, len(lines)):
         start, end = trimmed(text, starts[block.first], starts[block.last])
@@ -55,8 +55,16 @@ def read(text: str) -> Parsed:
             above = headings.enter(block.level, title)
             if block.level == 1 and not first_h1:
                 first_h1 = title
-        elements.append(Element(block.kind, start, end, above))
+        elements.append(Element(block.kind, start, end, above, row=_row(block.kind, elements)))
     return Parsed(text, tuple(elements), _plain(first_h1) or _front_title(front))
+
+
+def _row(kind: ElementKind, before: Sequence[Element]) -> int | None:
+    """The number of a table's row; its header is the first."""
+    if kind == "header":
+        return 1
+    above = before[-1].row if before else None
+    return above + 1 if kind == "row" and above is not None else None
 
 
 def heading_title(source: str) -> str:

@@ -1,35 +1,33 @@
-"""PDF by pypdfium2: pages, lines with their boxes, and paragraphs put together again."""
+"""PDF by pypdfium2: the lines of each page with their boxes; pages without are drawn and read."""
 
 from __future__ import annotations
 
 import re
 import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rag.errors import DamagedFileError, EmptyFileError, EncryptedFileError
 from rag.load.build import Builder, Parsed
-from rag.load.plain import chapter_level
+from rag.load.lines import Line, add_pages
+from rag.load.scans import Scans
 
 if TYPE_CHECKING:
-    from pypdfium2 import PdfDocument, PdfTextPage
+    from PIL.Image import Image as Picture
+    from pypdfium2 import PdfDocument, PdfPage, PdfTextPage
 
 _pdfium = threading.Lock()  # PDFium must not be used by two threads at once
-_CJK = r"\u2e80-\u30ff\u3400-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"
-_CJK_END = re.compile(rf"[{_CJK}，。、；：！？”’）】》…—]$")
-_CJK_START = re.compile(rf"[{_CJK}“‘（【《…—]")
-_CLOSING = re.compile(r"[，。、；：！？”’）】》]")
-_ITEM = re.compile(
-    r"[•●○■□◆▪·‣➢✓]|[-–*]\s|[(（]?\d{1,3}[.)）、]\s*\D|[(（]?[一二三四五六七八九十]{1,3}[)）、]"
-    r"|第[一二三四五六七八九十百\d]{1,5}[章节条篇]"
-)
-_SENTENCE_END = re.compile(r"[。！？；，、,;.!?:：]$")
-_HEADING_SCALE = 1.15
-_MAX_HEADING = 60
-_MAX_HEADING_SHARE = 0.2  # of a document's characters; beyond, its sizes say nothing
+_POINTS = 72  # to the inch
+_DPI = 200
+_MAX_SIDE = 3500  # pixels, of a drawn page: posters are drawn coarser
+_BLANK_DPI = 18
+_BLANK_CONTRAST = 12  # of 255
+_STAMP = 24  # characters: a page of fewer that is mostly a picture is a scan with a stamp
+_PICTURE_SHARE = 0.5  # of the page
+_GARBAGE = 0.5  # share of characters that have no meaning
+_SAMPLE = 400  # characters
+_MEANINGLESS = re.compile("[\ufffd\ue000-\uf8ff\U000f0000-\U0010ffff\x00-\x08\x0e-\x1f]")
 _JUNK_TITLE = re.compile(
     r"^(untitled|无标题|未命名|microsoft (word|powerpoint|excel)|document\d*$|文档\d*$|slide \d)"
     r"|\.(docx?|pptx?|xlsx?|wps|indd|tex|dvi|html?|pdf|md|rtf|odt|cdr|ai)$",
@@ -37,66 +35,134 @@ _JUNK_TITLE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One line as pdfium tells it, in points; `size` is that of its first character, 0 if unknown.
+def read(data: bytes, name: str, scans: Scans) -> Parsed:
+    """A page without text, or with none that means anything, is read from its picture.
 
-    pdfium joins lines at a hyphen, so `right` and `bottom`, those of the last character, may be of
-    another printed line than `left` and `first_bottom`, those of the first.
+    Raises EncryptedFileError, DamagedFileError, and EmptyFileError for a scan that was not read.
     """
-
-    text: str
-    left: float = 0.0
-    right: float = 0.0
-    first_bottom: float = 0.0
-    bottom: float = 0.0
-    size: float = 0.0
-
-
-def read(data: bytes, name: str) -> Parsed:
-    """Raises EncryptedFileError, DamagedFileError, and EmptyFileError for a scan without text."""
-    with _pdfium:
-        pages, title = _read_pages(data, name)
+    with _opened(data, name) as document:
+        with _pdfium:
+            count, title = len(document), _title(document)
+        pages = [_page(document, index, scans) for index in range(count)]
     if not any(line.text for lines in pages for line in lines):
-        count = f"{len(pages)} pages" if len(pages) != 1 else "only page"
-        raise EmptyFileError(
-            f"No text found on the {count} of {name}; it is probably scanned.",
-            "Run it through OCR first.",
-        )
-    levels = _heading_levels(line for lines in pages for line in lines)
+        them = f"{count} pages" if count != 1 else "only page"
+        if scans.unread:
+            raise EmptyFileError(
+                f"No text found on the {them} of {name}; it is probably scanned.", scans.hint
+            )
+        raise EmptyFileError(f"No text found on the {them} of {name}.", "Check what it holds.")
     builder = Builder()
-    for number, lines in enumerate(pages, 1):
-        builder.page = number
-        for paragraph in _paragraphs(lines):
-            text = _joined([line.text for line in paragraph])
-            level = levels.get(_rounded(paragraph[0].size), 0)
-            if not levels and len(paragraph) == 1:
-                level = chapter_level(text)
-            if level and len(paragraph) <= 2 and _is_heading(text):
-                builder.heading(text, 10 * level + _depth(text))
-            else:
-                builder.text(text)
-    return builder.parsed(title)
+    add_pages(builder, pages)
+    return builder.parsed(title, scans.notes, scans.lacking)
 
 
-def _read_pages(data: bytes, name: str) -> tuple[list[list[_Line]], str]:
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[PdfDocument]:
     from pypdfium2 import PdfDocument, PdfiumError
 
-    try:
-        document = PdfDocument(data)
-    except PdfiumError as error:
-        if "password" in str(error).lower():
-            raise EncryptedFileError(
-                f"{name} is protected by a password.", "Save a copy without the password."
+    with _pdfium:
+        try:
+            document = PdfDocument(data)
+        except PdfiumError as error:
+            if "password" in str(error).lower():
+                raise EncryptedFileError(
+                    f"{name} is protected by a password.", "Save a copy without the password."
+                ) from None
+            raise DamagedFileError(
+                f"{name} is damaged: it cannot be opened as a PDF ({error}).",
+                "It may have been cut off on the way: copy or download it again.",
             ) from None
-        raise DamagedFileError(
-            f"{name} is damaged: it cannot be opened as a PDF ({error}).",
-            "It may have been cut off on the way: copy or download it again.",
-        ) from None
     try:
-        return [_page_lines(document, index) for index in range(len(document))], _title(document)
+        yield document
     finally:
-        document.close()
+        with _pdfium:
+            document.close()
+
+
+def _page(document: PdfDocument, index: int, scans: Scans) -> list[Line]:
+    """Others may use PDFium while a picture is read."""
+    with _pdfium, _page_of(document, index) as page:
+        lines, scanned = _text_layer(page)
+    if not scanned:
+        return lines
+
+    def draw() -> Picture:
+        with _pdfium, _page_of(document, index) as page:
+            longest = max(page.get_size()) or 1.0
+            return _drawn(page, min(_DPI / _POINTS, _MAX_SIDE / longest))
+
+    read = scans.lines(index + 1, draw)
+    return max(lines, read, key=_length)
+
+
+def _length(lines: list[Line]) -> int:
+    return sum(len(line.text) for line in lines)
+
+
+@contextmanager
+def _page_of(document: PdfDocument, index: int) -> Iterator[PdfPage]:
+    page = document[index]
+    try:
+        yield page
+    finally:
+        page.close()
+
+
+def _text_layer(page: PdfPage) -> tuple[list[Line], bool]:
+    """The lines, none if they mean nothing, and whether the page has to be read as a picture."""
+    text_page = page.get_textpage()
+    try:
+        lines = list(_lines(text_page))
+        if _is_garbage(text_page, lines):
+            return [], True
+    finally:
+        text_page.close()
+    length = _length(lines)
+    if not length:
+        return lines, not _is_blank(page)
+    return lines, length < _STAMP and _is_mostly_picture(page)
+
+
+def _is_garbage(text_page: PdfTextPage, lines: list[Line]) -> bool:
+    """Characters of a font without a key to them, or of no alphabet at all."""
+    from pypdfium2 import raw
+
+    text = "".join(line.text for line in lines)
+    if not text:
+        return False
+    if len(_MEANINGLESS.findall(text)) > _GARBAGE * len(text):
+        return True
+    count = text_page.count_chars()
+    sample = range(0, count, max(1, count // _SAMPLE))
+    unknown = sum(raw.FPDFText_HasUnicodeMapError(text_page, i) == 1 for i in sample)
+    return bool(unknown > _GARBAGE * len(sample))
+
+
+def _is_mostly_picture(page: PdfPage) -> bool:
+    from pypdfium2 import raw
+
+    width, height = page.get_size()
+    covered = 0.0
+    for picture in page.get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE], max_depth=2):
+        left, bottom, right, top = picture.get_bounds()
+        covered += max(0.0, right - left) * max(0.0, top - bottom)
+    return bool(covered >= _PICTURE_SHARE * width * height)
+
+
+def _is_blank(page: PdfPage) -> bool:
+    shades = _drawn(page, _BLANK_DPI / _POINTS).convert("L").histogram()
+    used = [shade for shade, count in enumerate(shades) if count]
+    return used[-1] - used[0] < _BLANK_CONTRAST
+
+
+def _drawn(page: PdfPage, scale: float) -> Picture:
+    """Upright, in grey."""
+    bitmap = page.render(scale=scale, grayscale=True)
+    try:
+        picture: Picture = bitmap.to_pil().copy()
+    finally:
+        bitmap.close()
+    return picture
 
 
 def _title(document: PdfDocument) -> str:
@@ -106,17 +172,7 @@ def _title(document: PdfDocument) -> str:
     return title if sensible else ""
 
 
-def _page_lines(document: PdfDocument, index: int) -> list[_Line]:
-    page = document[index]
-    text_page = page.get_textpage()
-    try:
-        return list(_lines(text_page))
-    finally:
-        text_page.close()
-        page.close()
-
-
-def _lines(text_page: PdfTextPage) -> Iterator[_Line]:
+def _lines(text_page: PdfTextPage) -> Iterator[Line]:
     from pypdfium2 import raw
 
     text = text_page.get_text_range()
@@ -134,134 +190,20 @@ def _lines(text_page: PdfTextPage) -> Iterator[_Line]:
             )
             yield _boxed(text_page, visible, first, last)
         elif not piece.strip():
-            yield _Line("")
+            yield Line("")
         position += units + 1
 
 
-def _boxed(text_page: PdfTextPage, text: str, first: int, last: int) -> _Line:
+def _boxed(text_page: PdfTextPage, text: str, first: int, last: int) -> Line:
     from pypdfium2 import raw
 
     count = text_page.count_chars()
     if not 0 <= first < count or not 0 <= last < count:
-        return _Line(text)
+        return Line(text)
     left, first_bottom, _, top = text_page.get_charbox(first, loose=True)
     _, bottom, right, _ = text_page.get_charbox(last, loose=True)
     height = max(0.0, top - first_bottom)
     size = raw.FPDFText_GetFontSize(text_page, first)
     # Some programs write size 1 and scale the page; then only the box tells.
     told = 0.6 * height <= size <= 1.7 * height
-    return _Line(text, left, right, first_bottom, bottom, size if told else height)
-
-
-def _paragraphs(lines: Sequence[_Line]) -> Iterator[list[_Line]]:
-    pitch = _usual_pitch(lines)
-    margins = _right_margins(lines)
-    paragraph: list[_Line] = []
-    for line in lines:
-        if paragraph and (not line.text or _breaks(paragraph[-1], line, pitch, margins)):
-            yield paragraph
-            paragraph = []
-        if line.text:
-            paragraph.append(line)
-    if paragraph:
-        yield paragraph
-
-
-def _usual_pitch(lines: Sequence[_Line]) -> float:
-    """The distance from line to line that is most common on the page, in heights of a line."""
-    steps = Counter(
-        round((above.bottom - below.first_bottom) / below.size, 1)
-        for above, below in pairwise(lines)
-        if below.size and above.size and above.bottom > below.first_bottom
-    )
-    usual = [step for step, _ in steps.most_common(1)]
-    return min(usual[0], 2.5) if usual else 1.5
-
-
-def _right_margins(lines: Sequence[_Line]) -> dict[int, float]:
-    """How far lines reach that start at about the same place, by that place. A fifth may reach
-    further: titles over two columns do."""
-    reaches: dict[int, list[float]] = {}
-    for line in lines:
-        for column in (_column(line) - 1, _column(line), _column(line) + 1):
-            reaches.setdefault(column, []).append(line.right)
-    return {
-        column: sorted(reach, reverse=True)[(len(reach) - 1) // 5]
-        for column, reach in reaches.items()
-    }
-
-
-def _column(line: _Line) -> int:
-    return round(line.left / 36)
-
-
-def _breaks(above: _Line, line: _Line, pitch: float, margins: dict[int, float]) -> bool:
-    """Whether a new paragraph starts at `line`. Without boxes only list items are told."""
-    if _CLOSING.match(line.text):
-        return False
-    if _ITEM.match(line.text):
-        return True
-    if not (above.size and line.size):
-        return False
-    larger, smaller = max(above.size, line.size), min(above.size, line.size)
-    if larger > smaller * 1.15:
-        return True
-    step = above.bottom - line.first_bottom
-    if abs(step) < 0.4 * line.size:
-        return False  # the same printed line, in two pieces
-    if step < 0 or step > (pitch + 0.35) * line.size:
-        return True
-    if line.left > above.left + 1.2 * line.size:
-        return True
-    return _had_room(above, line, margins)
-
-
-def _had_room(above: _Line, line: _Line, margins: dict[int, float]) -> bool:
-    """Whether the first word of `line` would have fitted above: then the break was meant."""
-    word = re.match(r"\S+", line.text)
-    if _CJK_START.match(line.text) or not word:
-        needed = 2 * line.size
-    else:
-        needed = (len(word[0]) + 1) * 0.55 * line.size
-    return margins[_column(above)] - above.right > needed + line.size
-
-
-def _joined(lines: Sequence[str]) -> str:
-    """The lines of a paragraph as one: no space between Chinese, hyphens mended."""
-    text = lines[0]
-    for line in lines[1:]:
-        if text.endswith("\u00ad") or (re.search(r"[a-z]-$", text) and re.match(r"[a-z]", line)):
-            text = text[:-1] + line
-        elif _CJK_END.search(text) or _CJK_START.match(line):
-            text += line
-        else:
-            text = f"{text} {line}"
-    return text.replace("\u00ad", "-")
-
-
-def _heading_levels(lines: Iterable[_Line]) -> dict[float, int]:
-    """Which sizes of type are headings, by rounded size; empty unless they are few."""
-    characters: Counter[float] = Counter()
-    for line in lines:
-        characters[_rounded(line.size)] += len(line.text)
-    body = characters.most_common(1)[0][0]
-    large = [size for size in characters if size > body * _HEADING_SCALE]
-    total = sum(characters.values())
-    if not body or sum(characters[size] for size in large) > _MAX_HEADING_SHARE * total:
-        return {}
-    return {size: level for level, size in enumerate(sorted(large, reverse=True), 1)}
-
-
-def _depth(heading: str) -> int:
-    """2 for `3.1.2 Mounting`: headings of one size may still be numbered by level."""
-    number = re.match(r"\d{1,2}(?:\.\d{1,2}){1,4}(?=\s)", heading)
-    return number[0].count(".") if number else 0
-
-
-def _rounded(size: float) -> float:
-    return round(2 * size) / 2
-
-
-def _is_heading(text: str) -> bool:
-    words = re.search(r"[^\W\d_]{2}", text)
-    return bool(words) and len(text) <= _MAX_HEADING and not _SENTENCE_END.search(text)
+    return Line(text, left, right, first_bottom, bottom, size if told else height)

@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rag.load.build import Builder, Parsed
+from rag.load.headers import header_place, joined_headers
 from rag.load.webpage import LINE_BREAK, STAND_IN, page_title, prepared, text_of_html
 
 if TYPE_CHECKING:
     from unstructured.documents.elements import Element as Piece
 
+_MAX_SPAN = 100  # columns
 _lock = threading.Lock()
 _tamed = False
 
@@ -83,15 +85,18 @@ def unmasked(text: str) -> str:
 
 
 def table_rows(html: str | None, text: str) -> list[list[str]]:
-    """The rows of `text_as_html`, or `text`; a cell that spans rows stands in each of them."""
+    """The rows of `text_as_html`, or `text`; a cell that spans rows stands in each of them, one
+    that spans columns in the first. A header of two lines is one, above an empty row."""
     if not html:
         return [[text]]
     from lxml import html as lxml_html  # type: ignore[import-untyped]
 
     rows: list[list[str]] = []
+    wide: list[dict[int, int]] = []  # how many columns a cell takes, by row and column
     spans: dict[int, tuple[int, str]] = {}  # by column: rows still covered, and the text
     for tr in lxml_html.fragment_fromstring(html).iter("tr"):
         row: list[str] = []
+        wide.append({})
         cells = [cell for cell in tr if cell.tag in ("td", "th")]
         while cells or len(row) in spans:
             if len(row) in spans:
@@ -102,10 +107,18 @@ def table_rows(html: str | None, text: str) -> list[list[str]]:
                 continue
             cell = cells.pop(0)
             value = unmasked(" ".join(t.strip() for t in cell.itertext())).replace("\n", " ")
-            if (height := _number(cell.get("rowspan"))) > 1:
-                spans[len(row)] = (height - 1, value)
-            row.append(value)
+            width = min(_number(cell.get("colspan")), _MAX_SPAN)
+            if width > 1:
+                wide[-1][len(row)] = width
+            for text_here in (value, *[""] * (width - 1)):
+                if (height := _number(cell.get("rowspan"))) > 1:
+                    spans[len(row)] = (height - 1, text_here)
+                row.append(text_here)
         rows.append(row)
+    place = header_place(rows)
+    if len(rows) > place + 2:
+        names = joined_headers(rows[place], rows[place + 1], wide[place])
+        rows[place : place + 2] = [names, []] if names else rows[place : place + 2]
     return _without_empty_columns(rows)
 
 

@@ -15,14 +15,14 @@ _SAMPLE_CHARACTERS = 65_536
 
 
 def read(text: str, kind: str) -> Parsed:
-    """One element a record, the first one the header. Blank lines belong to no element."""
+    """One element a record, the first one the header. Blank lines and records belong to no element,
+    but are counted: a row's number is the one a spreadsheet program shows."""
     delimiter = sniff_delimiter(text, "\t" if kind == "tsv" else ",")
-    spans = _spans_or_lines(text, delimiter)
     elements: list[Element] = []
-    for span in spans:
+    for number, span in enumerate(_spans_or_lines(text, delimiter), 1):
         start, end = _without_newline(text, *span)
         if text[start:end].strip(delimiter + " \n\t"):
-            elements.append(Element("row" if elements else "header", start, end))
+            elements.append(Element("row" if elements else "header", start, end, row=number))
     return Parsed(text, tuple(elements))
 
 
@@ -55,7 +55,7 @@ def _spans_or_lines(text: str, delimiter: str) -> list[tuple[int, int]]:
                 return list(_record_spans(text, delimiter, strict=False))
             except csv.Error:
                 pass
-    return [match.span() for match in re.finditer(r"[^\n]+", text)]
+    return [match.span() for match in re.finditer(r"[^\n]*\n|[^\n]+", text)]
 
 
 def _record_spans(text: str, delimiter: str, *, strict: bool) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,8 @@ from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from rag.load.decode import decode
+from rag.load.deep import parsed_whole
+from rag.load.headers import header_place, joined_headers
 
 if TYPE_CHECKING:
     from lxml.html import HtmlElement  # type: ignore[import-untyped]
@@ -29,6 +31,7 @@ _TRANSPARENT = {
 }  # fmt: skip
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _MAX_COPIES = 10
+_MAX_WIDTH = 100  # columns
 _KEEP_BREAKS = {"pre", "textarea", "script", "style"}
 _BLOCKS = {"p", "div", "li", "dd", "dt", "blockquote", "section", "article"}
 _BLOCKS |= {"h1", "h2", "h3", "h4", "h5", "h6"}
@@ -71,7 +74,7 @@ def prepared(html: str) -> str:
     html = re.sub(r"^\s*<\?xml[^>]*\?>", "", html)
     if not html.strip():
         return ""
-    root = lxml_html.document_fromstring(html, parser=lxml_html.HTMLParser(remove_comments=True))
+    root = parsed_whole(html)
     for node in list(root.iter()):
         if not isinstance(node.tag, str):
             continue
@@ -91,6 +94,7 @@ def _put_in_order(node: HtmlElement) -> None:
         else:
             _lift_captions(node)
             _repeat_spanned_cells(node)
+            _fill_wide_cells(node)
     if node.tag == "br":
         node.tail = LINE_BREAK + (node.tail or "").lstrip("\n")
     elif node.tag not in _KEEP_BREAKS:
@@ -136,6 +140,50 @@ def _repeat_spanned_cells(table: HtmlElement) -> None:
         for column, cell in enumerate(list(row)):
             for below in rows[index + 1 : index + _height(cell)]:
                 below.insert(min(column, len(below)), _copy_of(cell))
+
+
+def _fill_wide_cells(table: HtmlElement) -> None:
+    """Empty cells beside one that spans columns keep those after it below their header; and a
+    header of two lines becomes one, above an empty row."""
+    rows = table.xpath("./tr | ./thead/tr | ./tbody/tr | ./tfoot/tr")
+    widths = [_width(cell) for row in rows for cell in row]
+    if sum(widths) > _MAX_COPIES * len(widths):
+        return
+    wide: list[dict[int, int]] = []  # how many columns a cell takes, by row and column
+    for row in rows:
+        wide.append({})
+        column = 0
+        for cell in list(row):
+            width = _width(cell)
+            if width > 1:
+                wide[-1][column] = width
+            cell.attrib.pop("colspan", None)
+            for _ in range(width - 1):
+                cell.addnext(cell.makeelement(cell.tag))
+            column += width
+    texts = [[" ".join(cell.text_content().split()) for cell in row] for row in rows]
+    place = header_place(texts)
+    lines = rows[place : place + 2]
+    if len(rows) > place + 2 and all(cell.tag == "th" for row in lines for cell in row):
+        names = joined_headers(texts[place], texts[place + 1], wide[place])
+        _join_headers(lines[0], lines[1], names)
+
+
+def _join_headers(upper: HtmlElement, lower: HtmlElement, names: list[str]) -> None:
+    if not names:
+        return
+    for cell in [*upper, *lower]:
+        cell.drop_tree()
+    for name in names:
+        for row, text in ((upper, name), (lower, "")):
+            cell = row.makeelement("th")
+            cell.text = text
+            row.append(cell)
+
+
+def _width(cell: HtmlElement) -> int:
+    span = cell.get("colspan", "")
+    return min(int(span), _MAX_WIDTH) if span.isdecimal() and len(span) < 6 and int(span) else 1
 
 
 def _height(cell: HtmlElement) -> int:

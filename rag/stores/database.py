@@ -2,9 +2,10 @@
 
 Visibility: a document row belongs to every generation from `added_in` until before `removed_in`.
 An ingest writes rows for the generation after the published one, batch by batch; publishing raises
-the published number, in one transaction. What is no longer visible is deleted when the indexes are
-ready for what is. Rows an ingest left behind when it died are invisible, and the next one takes
-them over.
+the published number, in one transaction. What no kept generation shows is deleted when the indexes
+are ready for what is published. Rows an ingest left behind when it died are invisible, and the next
+one takes them over. A row that a rollback brought back begins anew in the generation this made;
+`shown_before` has the span before.
 """
 
 from __future__ import annotations
@@ -14,72 +15,41 @@ import json
 import queue
 import secrets
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rag.errors import DamagedStoreError, NotFoundError, StoreError
+from rag.stores.contents import Contents
 from rag.stores.files import alone
-from rag.types import Chunk, Document, DocumentInfo, Element, Filters, Fingerprint
-
-if TYPE_CHECKING:
-    pass
-
-SCHEMA_VERSION = 2
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS documents (
-    key INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL, uri TEXT NOT NULL, name TEXT NOT NULL, type TEXT NOT NULL,
-    title TEXT NOT NULL, text TEXT NOT NULL, elements TEXT NOT NULL,
-    content_hash TEXT NOT NULL, settings_hash TEXT NOT NULL, size INTEGER NOT NULL,
-    tags TEXT NOT NULL, chunks INTEGER NOT NULL, updated_at TEXT NOT NULL,
-    added_in INTEGER NOT NULL, removed_in INTEGER
-);
-CREATE INDEX IF NOT EXISTS documents_uri ON documents (uri);
-CREATE INDEX IF NOT EXISTS documents_id ON documents (id);
-CREATE INDEX IF NOT EXISTS documents_added ON documents (added_in);
-CREATE INDEX IF NOT EXISTS documents_removed ON documents (removed_in)
-    WHERE removed_in IS NOT NULL;
-CREATE TABLE IF NOT EXISTS chunks (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    document_key INTEGER NOT NULL, ordinal INTEGER NOT NULL,
-    start INTEGER NOT NULL, "end" INTEGER NOT NULL, text TEXT NOT NULL, context TEXT NOT NULL,
-    heading TEXT NOT NULL, page INTEGER, sheet TEXT, text_hash BLOB NOT NULL,
-    rows TEXT NOT NULL DEFAULT '[]'
-);
-CREATE INDEX IF NOT EXISTS chunks_document ON chunks (document_key, ordinal);
-CREATE INDEX IF NOT EXISTS chunks_text ON chunks (text_hash);
-CREATE TABLE IF NOT EXISTS vectors (chunk_id INTEGER PRIMARY KEY, vector BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS removed (
-    chunk_id INTEGER PRIMARY KEY, generation INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS removed_generation ON removed (generation);
-"""
-
-# By the version that came with it, what `_SCHEMA` alone does not bring to an older database.
-_UPGRADES = {2: "ALTER TABLE chunks ADD COLUMN rows TEXT NOT NULL DEFAULT '[]';"}
+from rag.stores.rows import CHUNK, DOCUMENT, INFO, as_json, chunk_of, document_of, info_of, rows_of
+from rag.stores.schema import bring_up_to_date
+from rag.types import Chunk, Document, DocumentInfo, Filters, Fingerprint
 
 _VISIBLE = "d.added_in <= :generation AND (d.removed_in IS NULL OR d.removed_in > :generation)"
-INFO = (
-    "d.id, d.uri, d.name, d.type, d.title, d.content_hash, d.settings_hash, d.size, d.tags,"
-    " d.chunks, d.updated_at"
+_WAS_VISIBLE = (
+    "EXISTS (SELECT 1 FROM shown_before s WHERE s.document_key = d.key"
+    " AND s.added_in <= :generation AND s.removed_in > :generation)"
 )
-_CHUNK = (
-    'd.id, c.ordinal, c.start, c."end", c.text, c.context, c.heading, c.page, c.sheet, c.rows'
-)
+_NO_FILE = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is published: `vectors_since` is the first generation with this fingerprint."""
+    """What is published, in the database of this identity.
+
+    An index can be brought to this generation from `vectors_since` on: the first with this
+    fingerprint, or the first after which it is still known what was removed. `removals_since` is
+    the latter alone.
+    """
 
     generation: int
     fingerprint: Fingerprint | None
     vectors_since: int
+    removals_since: int
+    identity: str
 
 
 class Database:
@@ -94,29 +64,27 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        self._file = _NO_FILE
+        self._moving = threading.Lock()
+        self._open()
+
+    def _open(self) -> None:
         # SQLite does not wait for others while it changes the journal's mode, so we do.
-        lock = path.with_name("prepare.lock")
+        lock = self._path.with_name("prepare.lock")
         with self.explained(), alone(lock), closing(self.connect()) as db:
             self._prepare(db)
+            self._file = self._file_now()
 
     def _prepare(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only while there is no table
         db.execute("PRAGMA journal_mode = WAL")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise DamagedStoreError(
-                f"{self._path} was written by a newer version of this program"
-                f" (schema {version}, known up to {SCHEMA_VERSION}).",
-                "Upgrade with: pip install --upgrade rag-server",
-            )
-        if version < SCHEMA_VERSION:
-            steps = " ".join(step for since, step in _UPGRADES.items() if 0 < version < since)
-            db.executescript(
-                f"BEGIN IMMEDIATE; {steps} {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};"
-                " COMMIT;"
-            )
-        self.identity = read_meta(db, "identity") or secrets.token_hex(8)
+        bring_up_to_date(db, str(self._path))
         with db:
-            write_meta(db, "identity", self.identity)
+            db.execute(
+                "INSERT OR IGNORE INTO meta (key, value) VALUES ('identity', ?)",
+                (secrets.token_hex(8),),
+            )
+        self.identity = str(read_meta(db, "identity"))
 
     def connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=30, check_same_thread=False)
@@ -128,8 +96,10 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection on which all statements see one moment of the database."""
         with self.explained():
+            self._follow()
+            file, idle = self._file, self._idle
             try:
-                db = self._idle.get_nowait()
+                db = idle.get_nowait()
             except queue.Empty:
                 db = self.connect()
             db.execute("BEGIN")
@@ -137,7 +107,28 @@ class Database:
                 yield db
             finally:
                 db.rollback()
-                self._idle.put(db)
+                if file == self._file:
+                    idle.put(db)
+                else:
+                    db.close()
+
+    def _follow(self) -> None:
+        """Where another database was put in place of the one we read (a restore), opens that."""
+        if self._file_now() == self._file:
+            return
+        with self._moving:
+            if self._file_now() != self._file:
+                self.close()
+                self._idle = queue.LifoQueue()
+                self._open()
+
+    def _file_now(self) -> tuple[int, int]:
+        """What tells this file from any other; while one is being put in place, the one before."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return self._file
+        return found.st_dev, found.st_ino
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -152,12 +143,17 @@ class Database:
         except sqlite3.DatabaseError as error:
             raise DamagedStoreError(
                 f"The database {self._path} is damaged: {error}.",
-                "Restore the whole folder from a backup, or delete it and ingest again.",
+                "Mend it with: rag repair. Or restore a backup with: rag restore FILE.",
             ) from error
 
     def close(self) -> None:
         while not self._idle.empty():
             self._idle.get_nowait().close()
+
+    def size(self) -> int:
+        """Bytes on the disk."""
+        files = (self._path, self._path.with_name(self._path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     # --- what readers ask ---------------------------------------------------------------------
 
@@ -169,8 +165,10 @@ class Database:
         with self.reading() as db:
             return State(
                 read_generation(db),
-                _fingerprint(read_meta(db, "fingerprint")),
-                int(read_meta(db, "vectors_since") or 0),
+                as_fingerprint(read_meta(db, "fingerprint")),
+                max(int(read_meta(db, key) or 0) for key in ("vectors_since", "removals_since")),
+                int(read_meta(db, "removals_since") or 0),
+                read_meta(db, "identity") or "",
             )
 
     def documents(self, filters: Filters) -> list[DocumentInfo]:
@@ -184,8 +182,7 @@ class Database:
     def document(self, document_id: str) -> Document:
         with self.reading() as db:
             row = db.execute(
-                f"SELECT {INFO}, d.text, d.elements FROM documents d"
-                f" WHERE d.id = :id AND {_VISIBLE}",
+                f"SELECT {DOCUMENT} FROM documents d WHERE d.id = :id AND {_VISIBLE}",
                 {"id": document_id, "generation": read_generation(db)},
             ).fetchone()
         if row is None:
@@ -193,42 +190,29 @@ class Database:
                 f"There is no document {document_id!r} in this knowledge base.",
                 "List the documents with: rag docs ls",
             )
-        info = info_of(row)
-        return Document(
-            id=info.id,
-            uri=info.uri,
-            name=info.name,
-            type=info.type,
-            title=info.title,
-            text=row[11],
-            elements=tuple(
-                Element(e[0], e[1], e[2], tuple(e[3]), *e[4:]) for e in json.loads(row[12])
-            ),
-            content_hash=info.content_hash,
-            settings_hash=info.settings_hash,
-            size=info.size,
-            tags=info.tags,
-        )
+        return document_of(row)
 
     def chunks(self, document_id: str) -> list[Chunk]:
         with self.reading() as db:
             rows = db.execute(
-                f"SELECT {_CHUNK} FROM documents d JOIN chunks c ON c.document_key = d.key"
+                f"SELECT {CHUNK} FROM documents d JOIN chunks c ON c.document_key = d.key"
                 f" WHERE d.id = :id AND {_VISIBLE} ORDER BY c.ordinal",
                 {"id": document_id, "generation": read_generation(db)},
             )
-            return [_chunk(row) for row in rows]
+            return [chunk_of(row) for row in rows]
 
     def fetch(self, chunk_ids: Sequence[int], generation: int) -> dict[int, tuple[Chunk, str, str]]:
+        """Of one generation, which need not be the last: a rollback may just have passed it."""
         marks = ",".join("?" * len(chunk_ids))
+        visible = f"({_VISIBLE} OR {_WAS_VISIBLE})".replace(":generation", "?")
         with self.reading() as db:
             rows = db.execute(
-                f"SELECT {_CHUNK}, d.name, d.title, c.id FROM chunks c"
+                f"SELECT {CHUNK}, d.name, d.title, c.id FROM chunks c"
                 f" JOIN documents d ON d.key = c.document_key"
-                f" WHERE c.id IN ({marks}) AND {_VISIBLE.replace(':generation', '?')}",
-                (*chunk_ids, generation, generation),
+                f" WHERE c.id IN ({marks}) AND {visible}",
+                (*chunk_ids, *[generation] * 4),
             )
-            return {row[12]: (_chunk(row), row[10], row[11]) for row in rows}
+            return {row[12]: (chunk_of(row), row[10], row[11]) for row in rows}
 
     def vectors_of(self, chunk_ids: Sequence[int]) -> dict[int, bytes]:
         marks = ",".join("?" * len(chunk_ids))
@@ -254,16 +238,39 @@ class Database:
             )
             return generation, keys, [r[0] for r in ids]
 
+    @contextmanager
+    def contents(self) -> Iterator[Contents]:
+        with self.reading() as db:
+            generation = read_generation(db)
+            visible = {"generation": generation}
+            documents, chunks = db.execute(
+                f"SELECT count(*), coalesce(sum(d.chunks), 0) FROM documents d WHERE {_VISIBLE}",
+                visible,
+            ).fetchone()
+            fingerprint = as_fingerprint(read_meta(db, "fingerprint"))
+            dimension = 0 if fingerprint is None else fingerprint.dimension
+            yield Contents(
+                generation,
+                fingerprint,
+                documents,
+                chunks,
+                rows_of(db, _VISIBLE, generation, dimension),
+            )
+
     # --- what the derived indexes ask -----------------------------------------------------------
 
     def removed_between(self, after: int, upto: int) -> list[int]:
         with self.reading() as db:
             rows = db.execute(
-                "SELECT chunk_id FROM removed WHERE generation > ? AND generation <= ?"
+                "SELECT DISTINCT chunk_id FROM removed WHERE generation > ? AND generation <= ?"
                 " ORDER BY chunk_id",
                 (after, upto),
             )
             return [row[0] for row in rows]
+
+    def ids_between(self, after: int, upto: int) -> list[int]:
+        """Of the chunks that came in generations (after, upto] and are still there, rising."""
+        return [row[0] for row in self._between("c.id", "", after, upto)]
 
     def vectors_between(self, after: int, upto: int) -> Iterator[tuple[int, bytes]]:
         """Chunks that came in generations (after, upto] and are still there, by rising id."""
@@ -281,7 +288,7 @@ class Database:
             )
 
 
-def _fingerprint(value: str | None) -> Fingerprint | None:
+def as_fingerprint(value: str | None) -> Fingerprint | None:
     return None if value is None else Fingerprint(**json.loads(value))
 
 
@@ -304,7 +311,8 @@ def read_generation(db: sqlite3.Connection) -> int:
 
 def _where(filters: Filters, generation: int) -> tuple[str, dict[str, object]]:
     """A condition on `documents d`. Every value is bound."""
-    conditions = [_VISIBLE]
+    # The plus keeps SQLite from the index on added_in: it would read whole rows.
+    conditions = [f"+{_VISIBLE}"]
     values: dict[str, object] = {"generation": generation}
 
     def any_of(condition: str, items: Sequence[str]) -> None:
@@ -319,38 +327,3 @@ def _where(filters: Filters, generation: int) -> tuple[str, dict[str, object]]:
     any_of("d.type IN ?", [t.lower().lstrip(".") for t in filters.types])
     any_of("EXISTS (SELECT 1 FROM json_each(d.tags) t WHERE t.value IN ?)", filters.tags)
     return " AND ".join(conditions), values
-
-
-def as_json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def info_of(row: tuple) -> DocumentInfo:  # type: ignore[type-arg]
-    return DocumentInfo(
-        id=row[0],
-        uri=row[1],
-        name=row[2],
-        type=row[3],
-        title=row[4],
-        content_hash=row[5],
-        settings_hash=row[6],
-        size=row[7],
-        tags=tuple(json.loads(row[8])),
-        chunks=row[9],
-        updated_at=row[10],
-    )
-
-
-def _chunk(row: tuple) -> Chunk:  # type: ignore[type-arg]
-    return Chunk(
-        document_id=row[0],
-        ordinal=row[1],
-        start=row[2],
-        end=row[3],
-        text=row[4],
-        context=row[5],
-        heading=tuple(json.loads(row[6])),
-        page=row[7],
-        sheet=row[8],
-        rows=tuple((start, end, number) for start, end, number in json.loads(row[9])),
-    )

@@ -1,7 +1,8 @@
 """The keyword leg: a tantivy index derived from the texts in the database.
 
-The index notes the generation it holds in a document of its own, so that text and note change in
-one commit. BM25 is as tantivy computes it (k1 1.2, b 0.75, Lucene's idf).
+The index notes the generation it holds, and the database that this is of, in a document of its
+own, so that text and note change in one commit. BM25 is as tantivy computes it (k1 1.2, b 0.75,
+Lucene's idf).
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rag.stores.sealed import broken_tantivy_files, drop_unfinished
 from rag.text import TERMS_VERSION, is_telling, question_terms, terms
 
 if TYPE_CHECKING:
     import tantivy
 
-_NOTE = 0  # the chunk id of the document that notes the generation; real ids start at 1
+NOTE = 0  # the chunk id of the document that notes the generation; real ids start at 1
 _HEAP = 64_000_000
 _MAX_QUESTION_TERMS = 256
 # One query tells two numbers: its score counts terms in units, and their idf in parts of a unit.
@@ -174,22 +176,119 @@ class Question:
         return {int(i): float(score) for (score, _), i in zip(hits, ids, strict=True)}  # type: ignore[arg-type]
 
 
-def _is_damage(error: BaseException) -> bool:
+def is_damage(error: BaseException) -> bool:
     """Of an index that is only a cache. tantivy panics with no Exception, and no public name."""
     return isinstance(error, ValueError | OSError) or type(error).__name__ == "PanicException"
+
+
+_SYSTEM_WORDS = ("os error", "IoError", "io::Error", "Lock")
+
+
+def is_of_the_system(error: BaseException) -> bool:
+    """Whether the disk is full, a file may not be written or is locked, as tantivy words it."""
+    told = str(error)
+    return isinstance(error, OSError) or any(word in told for word in _SYSTEM_WORDS)
+
+
+def index_folder(folder: Path) -> Path:
+    """Where the knowledge base in `folder` has its keyword index."""
+    return folder / f"keywords-{TERMS_VERSION}"
+
+
+def _mark(identity: str) -> str:
+    """A term that no text has, for none of its terms holds a colon."""
+    return f"of:{identity}"
+
+
+def noted_generation(searcher: tantivy.Searcher, schema: tantivy.Schema, identity: str) -> int:
+    """0 of an index that holds nothing yet, -1 of one that another database's texts are in."""
+    import tantivy
+
+    note = tantivy.Query.term_query(schema, "id", NOTE)
+    hits = searcher.search(note, 1, count=False).hits
+    if not hits:
+        return 0 if searcher.num_docs == 0 else -1
+    if not searcher.doc_freq("terms", _mark(identity)):
+        return -1
+    values = searcher.fast_field_values("generation", [address for _, address in hits])
+    return -1 if values[0] is None else int(values[0])
+
+
+class Coming:
+    """What is written to the index but not committed. Holds tantivy's own lock until it is over."""
+
+    def __init__(self, writer: tantivy.IndexWriter, schema: tantivy.Schema, identity: str) -> None:
+        self._writer = writer
+        self._schema = schema
+        self._identity = identity
+
+    def write(self, removed: Iterable[int], added: Iterable[tuple[int, int, str, str]]) -> None:
+        import tantivy
+
+        self._remove(removed)
+        for chunk_id, document_key, context, text in added:
+            document = tantivy.Document()
+            document.add_unsigned("id", chunk_id)
+            document.add_unsigned("document", document_key)
+            document.add_text("terms", " ".join(terms(f"{context}\n{text}")))
+            self._writer.add_document(document)
+
+    def _remove(self, chunk_ids: Iterable[int]) -> None:
+        import tantivy
+
+        ids = list(chunk_ids)
+        if ids:
+            # By query: deletion by term takes the number for a signed one and finds nothing.
+            query = tantivy.Query.term_set_query(self._schema, "id", ids)
+            self._writer.delete_documents_by_query(query)
+
+    def commit(self, removed: Iterable[int], generation: int) -> None:
+        """Takes out chunk ids, among them none that was just put in, and shows it all."""
+        import tantivy
+
+        self._remove([*removed, NOTE])
+        note = tantivy.Document()
+        note.add_unsigned("id", NOTE)
+        note.add_unsigned("generation", generation)
+        note.add_text("terms", _mark(self._identity))
+        self._writer.add_document(note)
+        try:
+            self._writer.commit()
+        except BaseException:
+            self._let_go()
+            raise
+        self._writer.wait_merging_threads()
+
+    def abandon(self) -> None:
+        try:
+            self._writer.rollback()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Of tantivy's lock, which the writer holds as long as an error's traceback leads to it."""
+        try:
+            self._writer.wait_merging_threads()
+        except BaseException as error:
+            if not is_damage(error):
+                raise
 
 
 class KeywordIndex:
     """The files of the index, and the one place that writes them. Writers hold the store's lock."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / f"keywords-{TERMS_VERSION}"
+    def __init__(self, folder: Path, identity: str) -> None:
+        """`identity` is the database's: what was made for another is not believed."""
+        self._folder = index_folder(folder)
+        self.identity = identity
         self._index = self._open()
 
     def _open(self) -> tantivy.Index:
         import tantivy
 
         self._folder.mkdir(parents=True, exist_ok=True)
+        if broken_tantivy_files(self._folder, read_all=False):
+            self._clear()
         schema = (
             tantivy.SchemaBuilder()
             .add_unsigned_field("id", indexed=True, fast=True)
@@ -201,7 +300,7 @@ class KeywordIndex:
         try:
             return tantivy.Index(schema, path=str(self._folder))
         except BaseException as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise
             self._clear()
             return tantivy.Index(schema, path=str(self._folder))
@@ -216,25 +315,17 @@ class KeywordIndex:
         self._folder.mkdir(exist_ok=True)
 
     def view(self) -> KeywordView:
-        """Its generation is -1 if a file of the index is damaged or gone."""
+        """Its generation is -1 if a file of it is damaged or gone, or it is another database's."""
         searcher = self._index.searcher()
         try:
             self._index.reload()
             searcher = self._index.searcher()
-            generation = self._generation(searcher)
+            generation = noted_generation(searcher, self._index.schema, self.identity)
         except BaseException as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise
             generation = -1
         return KeywordView(self._index.schema, searcher, generation)
-
-    def _generation(self, searcher: tantivy.Searcher) -> int:
-        import tantivy
-
-        note = tantivy.Query.term_query(self._index.schema, "id", _NOTE)
-        hits = searcher.search(note, 1, count=False).hits
-        values = searcher.fast_field_values("generation", [address for _, address in hits])
-        return int(values[0]) if values and values[0] is not None else 0
 
     def catch_up(
         self,
@@ -243,24 +334,20 @@ class KeywordIndex:
         generation: int,
     ) -> None:
         """Takes out chunk ids, puts in (id, document key, context, text), notes the generation."""
-        import tantivy
+        coming = self.prepare(removed, added)
+        coming.commit((), generation)
 
+    def prepare(self, removed: Iterable[int], added: Iterable[tuple[int, int, str, str]]) -> Coming:
+        """As `catch_up`, but nobody sees anything of it before it is committed."""
+        drop_unfinished(self._folder)
         writer = self._index.writer(_HEAP, 1)
-        # By query: deletion by term takes the number for a signed one and finds nothing.
-        outdated = tantivy.Query.term_set_query(self._index.schema, "id", [*removed, _NOTE])
-        writer.delete_documents_by_query(outdated)
-        for chunk_id, document_key, context, text in added:
-            document = tantivy.Document()
-            document.add_unsigned("id", chunk_id)
-            document.add_unsigned("document", document_key)
-            document.add_text("terms", " ".join(terms(f"{context}\n{text}")))
-            writer.add_document(document)
-        note = tantivy.Document()
-        note.add_unsigned("id", _NOTE)
-        note.add_unsigned("generation", generation)
-        writer.add_document(note)
-        writer.commit()
-        writer.wait_merging_threads()
+        coming = Coming(writer, self._index.schema, self.identity)
+        try:
+            coming.write(removed, added)
+        except BaseException:
+            coming.abandon()
+            raise
+        return coming
 
     def start_anew(self) -> None:
         self._clear()

@@ -8,16 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from zlib import crc32
 
-from rag.stores.database import (
-    INFO,
-    as_json,
-    info_of,
-    read_generation,
-    read_meta,
-    text_hash,
-    write_meta,
-)
+from rag.stores.database import read_generation, read_meta, text_hash, write_meta
+from rag.stores.generations import delete_document, fingerprint_id, prune, record
+from rag.stores.rows import INFO, as_json, info_of
 from rag.types import Chunk, Document, DocumentInfo, Fingerprint
 
 if TYPE_CHECKING:
@@ -29,18 +24,27 @@ class Staging:
 
     They all hold vectors of one fingerprint. `replacing` builds the knowledge base anew beside the
     published one, whose documents count as unknown and all go when the new ones are published.
+    `keep` is how many generations before the published one can be brought back.
     """
 
     def __init__(
-        self, db: sqlite3.Connection, fingerprint: Fingerprint, *, replacing: bool = False
+        self,
+        db: sqlite3.Connection,
+        fingerprint: Fingerprint,
+        *,
+        replacing: bool = False,
+        keep: int = 0,
     ) -> None:
         self._db = db
+        self._keep = keep
         self._fingerprint = json.dumps(asdict(fingerprint))
-        self._replacing = replacing
+        self.replacing = replacing
+        self.dimension = fingerprint.dimension
         self._published = read_generation(db)
         self.target = self._published + 1
         self.purge()
         with db:
+            self._fingerprint_id = fingerprint_id(db, self._fingerprint)
             self._take_over()
 
     def _take_over(self) -> None:
@@ -51,7 +55,7 @@ class Staging:
                 "SELECT key FROM documents WHERE added_in = ?", (self.target,)
             ).fetchall()
             for (key,) in staged:
-                self._delete(key)
+                delete_document(self._db, key)
             write_meta(self._db, "staged_fingerprint", self._fingerprint)
         self._db.execute(
             "UPDATE documents SET removed_in = NULL WHERE removed_in = ?", (self.target,)
@@ -76,8 +80,8 @@ class Staging:
             row = self._db.execute(
                 "SELECT v.vector FROM chunks c JOIN vectors v ON v.chunk_id = c.id"
                 " JOIN documents d ON d.key = c.document_key"
-                " WHERE c.text_hash = ? AND d.added_in >= ? LIMIT 1",
-                (text_hash(text), self._oldest),
+                " WHERE c.text_hash = ? AND d.fingerprint = ? AND d.added_in >= ? LIMIT 1",
+                (text_hash(text), self._fingerprint_id, self._oldest),
             ).fetchone()
             if row is not None:
                 found[text] = row[0]
@@ -85,8 +89,8 @@ class Staging:
 
     @property
     def _oldest(self) -> int:
-        """The first generation whose rows hold vectors of our fingerprint, as far as we care."""
-        return self.target if self._replacing else 0
+        """The first generation whose rows count as known."""
+        return self.target if self.replacing else 0
 
     def put(self, document: Document, chunks: Sequence[Chunk], vectors: Matrix) -> None:
         with self._db:
@@ -97,8 +101,8 @@ class Staging:
             ]
             key = self._db.execute(
                 "INSERT INTO documents (id, uri, name, type, title, text, elements, content_hash,"
-                " settings_hash, size, tags, chunks, updated_at, added_in)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                " settings_hash, size, tags, chunks, updated_at, added_in,"
+                " fingerprint) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     document.id,
                     document.uri,
@@ -114,6 +118,7 @@ class Staging:
                     len(chunks),
                     datetime.now(UTC).isoformat(timespec="seconds"),
                     self.target,
+                    self._fingerprint_id,
                 ),
             ).lastrowid
             for chunk, vector in zip(chunks, vectors, strict=True):
@@ -134,9 +139,10 @@ class Staging:
                         text_hash(chunk.embedded_text),
                     ),
                 ).lastrowid
+                blob = vector.astype("<f4").tobytes()
                 self._db.execute(
-                    "INSERT INTO vectors (chunk_id, vector) VALUES (?,?)",
-                    (chunk_id, vector.astype("<f4").tobytes()),
+                    "INSERT INTO vectors (chunk_id, vector, crc) VALUES (?,?,?)",
+                    (chunk_id, blob, crc32(blob)),
                 )
 
     def remove(self, uri: str) -> None:
@@ -150,22 +156,14 @@ class Staging:
             "SELECT key FROM documents WHERE uri = ? AND +added_in = ?", (uri, self.target)
         ).fetchall()
         for (key,) in staged:
-            self._delete(key)
+            delete_document(self._db, key)
         self._db.execute(
             "UPDATE documents SET removed_in = ? WHERE uri = ? AND removed_in IS NULL",
             (self.target, uri),
         )
 
-    def _delete(self, key: int) -> None:
-        self._db.execute(
-            "DELETE FROM vectors WHERE chunk_id IN (SELECT id FROM chunks WHERE document_key = ?)",
-            (key,),
-        )
-        self._db.execute("DELETE FROM chunks WHERE document_key = ?", (key,))
-        self._db.execute("DELETE FROM documents WHERE key = ?", (key,))
-
     def publish(self) -> int:
-        if self._replacing:
+        if self.replacing:
             with self._db:
                 self._db.execute(
                     "UPDATE documents SET removed_in = :target"
@@ -180,29 +178,15 @@ class Staging:
             return self._published
         self._db.execute("PRAGMA synchronous = FULL")  # a published generation survives a power cut
         with self._db:
-            self._db.execute(
-                "INSERT INTO removed (chunk_id, generation)"
-                " SELECT c.id, :target FROM documents d JOIN chunks c ON c.document_key = d.key"
-                " WHERE d.removed_in = :target",
-                {"target": self.target},
-            )
-            if read_meta(self._db, "fingerprint") != self._fingerprint:
-                write_meta(self._db, "fingerprint", self._fingerprint)
-                write_meta(self._db, "vectors_since", str(self.target))
-            write_meta(self._db, "generation", str(self.target))
+            record(self._db, self.target, self._fingerprint)
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._published, self.target = self.target, self.target + 1
         return self._published
 
     def purge(self) -> None:
-        """Deletes what no published generation shows any more.
+        """Deletes what no kept generation shows any more.
 
         Readers that have not moved on yet still look at it: they find it gone and move on then, so
         this is for when the indexes of the new generation are ready.
         """
-        gone = self._db.execute(
-            "SELECT key FROM documents WHERE removed_in <= ?", (self._published,)
-        ).fetchall()
-        for (key,) in gone:
-            with self._db:
-                self._delete(key)
+        prune(self._db, self._keep)

@@ -8,13 +8,17 @@ base, a new base is made.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from rag.stores.codes import choose_width, new_codes, scan, search_codes
 from rag.stores.files import replace_durably
+from rag.stores.nearest import Nearest, beside
+from rag.stores.sealed import Sealing, read_seal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,11 +31,12 @@ if TYPE_CHECKING:
 # Exact search takes 40 to 70 us per 1,000 chunks (384 dimensions, one thread), the 4-bit codes with
 # all that follows from them less than 1 ms at 100,000. See benchmarks/README.md.
 EXACT_LIMIT = 20_000
-TARGET_RECALL = 0.99
 _TRAINING = 20_000
-_MIN_FACTOR = 16
-_MAX_FACTOR = 64
+_QUESTIONS = 200
 _MIN_REBUILD = 2_000
+_MAX_CHANGES = 0.1  # of the base
+_LATE = 5
+MAX_DELTA = 20_000  # a question pays some 3 ms for as many
 _FILE = re.compile(r"vectors\.(\d+)\.faiss$")
 
 
@@ -84,8 +89,10 @@ class VectorIndex:
 
         gone = self.gone
         if self.base is not None and len(removed):
-            mask = np.isin(self.base.ids, removed, assume_unique=True)
-            gone = mask if gone is None else gone | mask
+            places = positions_of(removed, self.base.ids)
+            if len(places):
+                gone = np.zeros(len(self.base.ids), bool) if gone is None else gone.copy()
+                gone[places] = True
         keep = ~np.isin(self.delta_ids, removed)
         return VectorIndex(
             self.base,
@@ -97,9 +104,23 @@ class VectorIndex:
 
     @property
     def wants_rebuild(self) -> bool:
+        return self.outgrown_by(0)
+
+    def outgrown_by(self, more: int) -> bool:
+        """Whether a new base is due once `more` vectors have come: for all that came since this one
+        is compared one by one, and what went is still passed over."""
         base = 0 if self.base is None else len(self.base.ids)
-        changes = len(self.delta_ids) + (0 if self.gone is None else int(self.gone.sum()))
-        return changes > max(_MIN_REBUILD, base // 10) or (changes > 0 and base <= _MIN_REBUILD)
+        came = len(self.delta_ids) + more
+        changes = came + (0 if self.gone is None else int(self.gone.sum()))
+        due = changes > max(_MIN_REBUILD, int(base * _MAX_CHANGES)) or came > MAX_DELTA
+        return due or (changes > 0 and base <= _MIN_REBUILD)
+
+    @property
+    def must_be_rebuilt(self) -> bool:
+        """Whether a new base is worth waiting for: it is made in no time, or missing, or the one
+        there is so old that questions suffer."""
+        late = len(self.delta_ids) > _LATE * MAX_DELTA
+        return self.wants_rebuild and (len(self) <= EXACT_LIMIT or self.base is None or late)
 
     def search(self, vector: Vector, limit: int, allowed: Ids | None) -> dict[int, float]:
         """The nearest `limit` chunks by id, of those `allowed` (rising ids) if given."""
@@ -121,7 +142,8 @@ class VectorIndex:
             return {}
         keep = None if self.gone is None else ~self.gone
         if allowed is not None:
-            inside = np.isin(self.base.ids, allowed, assume_unique=True)
+            inside = np.zeros(len(self.base.ids), bool)
+            inside[positions_of(allowed, self.base.ids)] = True
             keep = inside if keep is None else keep & inside
         scores, positions = search_index(self.base, vector[None, :], limit, keep)
         return {
@@ -131,112 +153,164 @@ class VectorIndex:
         }
 
     @property
+    def width(self) -> float:
+        """Candidates that short codes choose for each chunk asked for; 0 where search is exact."""
+        return 0.0 if self.base is None or self.base.exact else float(self.base.index.k_factor)
+
+    def widen(self, most: int) -> bool:
+        """Doubles the width for all who use this base; False if it cannot be more."""
+        if self.base is None or self.base.exact or 2 * self.width > most:
+            return False
+        self.base.index.k_factor *= 2
+        return True
+
+    @property
     def exact(self) -> bool:
         return self.base is None or self.base.exact
+
+
+def positions_of(wanted: Ids, ids: Ids) -> Ids:
+    """Where those of `wanted` that are among `ids` stand; both are rising."""
+    import numpy as np
+
+    places = np.searchsorted(ids, wanted)
+    places = places[places < len(ids)] if len(ids) else places[:0]
+    found: Ids = places[ids[places] == wanted[: len(places)]]
+    return found
 
 
 def search_index(
     base: Base, vectors: Matrix, limit: int, keep: NDArray[np.bool_] | None
 ) -> tuple[Matrix, Ids]:
-    """FAISS's own search: scores and positions, -1 where fewer than `limit` were found."""
+    """Scores and positions of each row's nearest, -1 where fewer than `limit` were found."""
     import faiss
 
     # For this thread: two that share a question wait for each other as soon as a core is taken.
     faiss.omp_set_num_threads(1)
     limit = min(limit, len(base.ids))
     if base.exact:
-        return _scanned(base.index, vectors, limit, keep)
-    scores, positions = base.index.search(vectors, limit)
-    if keep is None or keep[positions].all():
-        return scores, positions
-    # 4-bit codes are scanned in blocks that cannot be filtered; the 8-bit ones can.
-    return _scanned(faiss.downcast_index(base.index.refine_index), vectors, limit, keep)
+        return scan(base.index, vectors, limit, keep)
+    return search_codes(base.index, vectors, limit, keep)
 
 
-def _scanned(
-    index: Any, vectors: Matrix, limit: int, keep: NDArray[np.bool_] | None
-) -> tuple[Matrix, Ids]:
-    import faiss
-    import numpy as np
+class Vectors(Protocol):
+    """Those a base is built of, more than need fit into memory."""
 
-    parameters: Any = None
-    if keep is not None:
-        bits = np.packbits(keep, bitorder="little")
-        selector = faiss.IDSelectorBitmap(len(keep), faiss.swig_ptr(bits))
-        options: dict[str, Any] = {"sel": selector}
-        parameters = faiss.SearchParameters(**options)
-    scores, positions = index.search(vectors, limit, params=parameters)
-    return scores, positions
+    def __len__(self) -> int: ...
+
+    def sample(self, count: int, generator: np.random.Generator) -> Matrix:
+        """Up to `count` of them, none twice."""
+        ...
+
+    def blocks(self) -> Iterator[tuple[Ids, Matrix]]:
+        """All of them with their ids, which rise."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """`Vectors` in memory."""
+
+    ids: Ids
+    vectors: Matrix
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def sample(self, count: int, generator: np.random.Generator) -> Matrix:
+        chosen = generator.choice(len(self.ids), min(len(self.ids), count), replace=False)
+        sampled: Matrix = self.vectors[chosen]
+        return sampled
+
+    def blocks(self) -> Iterator[tuple[Ids, Matrix]]:
+        yield self.ids, self.vectors
 
 
 def build_base(ids: Ids, vectors: Matrix, generation: int) -> Base:
-    """Exact up to EXACT_LIMIT vectors, else all of them by 4-bit codes and the best by 8-bit ones.
+    return build_base_of(Held(ids, vectors), vectors.shape[1], generation)
 
-    How many are looked at again is chosen so that recall@10 against exact search, measured on a
-    sample of the vectors themselves, reaches TARGET_RECALL. Inverted lists and graphs lose here:
-    questions lie outside the cloud of the passages, so that half the lists must be read.
+
+def build_base_of(vectors: Vectors, dimension: int, generation: int) -> Base:
+    """Exact up to EXACT_LIMIT vectors, else all of them by short codes and the best by longer ones.
+
+    How many are looked at again is chosen by recall@10 against exact search, measured on a sample
+    of the vectors themselves (see codes.py). Inverted lists and graphs lose here: questions lie
+    outside the cloud of the passages, so that half the lists must be read.
     """
     import faiss
     import numpy as np
 
-    dimension = vectors.shape[1]
-    if len(ids) <= EXACT_LIMIT:
+    if len(vectors) <= EXACT_LIMIT:
         flat = faiss.IndexFlatIP(dimension)
-        return Base(_mapped(flat, ids, vectors), flat, ids, generation, exact=True)
-    subspaces = dimension // 2 if dimension % 2 == 0 else dimension
-    kind = f"PQ{subspaces}x4fs,Refine(SQ8)"
-    index: Any = faiss.index_factory(dimension, kind, faiss.METRIC_INNER_PRODUCT)
+        mapped, ids = _filled(flat, vectors, None)
+        return Base(mapped, flat, ids, generation, exact=True)
+    # One thread: the other cores are for questions, and two that share one wait for each other.
+    faiss.omp_set_num_threads(1)
     generator = np.random.default_rng(1)
-    index.train(vectors[generator.choice(len(ids), min(len(ids), _TRAINING), replace=False)])
-    base = Base(_mapped(index, ids, vectors), index, ids, generation, exact=False)
-    _choose_factor(base, vectors, generator)
-    return base
+    index = new_codes(dimension, vectors.sample(_TRAINING, generator))
+    nearest = Nearest(beside(vectors.sample(_QUESTIONS, generator), generator), 10)
+    mapped, ids = _filled(index, vectors, nearest)
+    choose_width(index, nearest.questions, [positions_of(i, ids) for i in nearest.ids()])
+    return Base(mapped, index, ids, generation, exact=False)
 
 
-def _mapped(index: Any, ids: Ids, vectors: Matrix) -> Any:
+def _filled(index: Any, vectors: Vectors, nearest: Nearest | None) -> tuple[Any, Ids]:
+    """The index with all vectors under their ids, and the ids in the order of its positions."""
     import faiss
+    import numpy as np
 
     mapped = faiss.IndexIDMap(index)
-    mapped.add_with_ids(vectors, ids)
-    return mapped
+    parts = [np.empty(0, np.int64)]
+    for ids, block in vectors.blocks():
+        mapped.add_with_ids(block, ids)
+        parts.append(ids)
+        if nearest is not None:
+            nearest.see(ids, block)
+    return mapped, np.concatenate(parts)
 
 
-def _choose_factor(base: Base, vectors: Matrix, generator: np.random.Generator) -> None:
-    import numpy as np
-
-    chosen = vectors[generator.choice(len(vectors), 100, replace=False)]
-    # Questions lie beside, not on, the chunks.
-    beside = chosen + generator.normal(0, 0.5 / np.sqrt(chosen.shape[1]), chosen.shape)
-    sample = (beside / np.linalg.norm(beside, axis=1, keepdims=True)).astype(np.float32)
-    truth = np.argpartition(-(sample @ vectors.T), 10, axis=1)[:, :10]
-    base.index.k_factor = _MIN_FACTOR
-    while base.index.k_factor < _MAX_FACTOR:
-        # 50 candidates are taken and scored exactly afterwards, so that is what must hold the ten.
-        _, found = search_index(base, sample, 50, None)
-        recall = np.mean([len(set(t) & set(f)) / 10 for t, f in zip(truth, found, strict=True)])
-        if recall >= TARGET_RECALL:
-            return
-        base.index.k_factor *= 2
+def save_base(base: Base, folder: Path, identity: str) -> None:
+    """Writes `vectors.<generation>.faiss`, sealed for the database of this identity, and deletes
+    older ones. Raises OSError, with what was there before still there. Writers hold a lock."""
+    show_base(write_base(base, folder, identity), folder, base.generation)
 
 
-def save_base(base: Base, folder: Path) -> None:
-    """Writes `vectors.<generation>.faiss` and deletes older ones."""
+def write_base(base: Base, folder: Path, identity: str) -> Path:
+    """The file under another name, on the disk. Raises OSError, with nothing left."""
     import faiss
 
-    final = folder / f"vectors.{base.generation}.faiss"
-    temporary = final.with_suffix(".tmp")
-    faiss.write_index(base.mapped, str(temporary))
-    replace_durably(temporary, final)
-    for path, generation in base_files(folder):
-        if generation < base.generation:
+    temporary = folder / f"vectors.{base.generation}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            sealing = Sealing(file)
+            callback: Any = vars(faiss)["PyCallbackIOWriter"]
+            faiss.write_index(base.mapped, callback(sealing.write))
+            sealing.seal({"identity": identity, "generation": base.generation})
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def show_base(temporary: Path, folder: Path, generation: int) -> None:
+    """Gives the file its name, and deletes older ones."""
+    replace_durably(temporary, temporary.with_suffix(".faiss"))
+    for path, held in base_files(folder):
+        if held < generation:
             path.unlink(missing_ok=True)
+    for path in folder.glob("vectors.*.tmp"):  # of one that was killed
+        path.unlink(missing_ok=True)
 
 
-def load_base(path: Path, generation: int, dimension: int) -> Base | None:
-    """None if the file is not what was written: it is only a cache."""
+def load_base(path: Path, generation: int, dimension: int, identity: str) -> Base | None:
+    """None if the file is not what was written for this database: it is only a cache."""
     import faiss
     import numpy as np
 
+    seal = read_seal(path)
+    if seal is None or (seal.get("identity"), seal.get("generation")) != (identity, generation):
+        return None
     try:
         mapped: Any = faiss.read_index(str(path))
         index = faiss.downcast_index(mapped.index)

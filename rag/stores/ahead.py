@@ -1,0 +1,73 @@
+"""Both indexes prepared for what is about to be published, so that readers need only switch over.
+
+The keyword index is written but not committed, the vectors' file lies under another name. Right
+after the database shows the new generation the file gets its name, then the keywords are committed:
+a reader that finds the keywords of a generation finds its vectors too. Whoever dies in between
+leaves what is made from the database again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rag.stores.database import Database
+from rag.stores.keywords import Coming, is_damage
+from rag.stores.stored import Stored
+from rag.stores.vectors import MAX_DELTA, VectorIndex, build_base_of, show_base, write_base
+
+_log = logging.getLogger("rag")
+
+
+@contextmanager
+def prepared(
+    folder: Path, db: Database, coming: Coming, target: int, vectors: Stored | None
+) -> Iterator[None]:
+    """The block publishes `target`, or finds that there is nothing to publish.
+
+    The caller holds the lock of the caches; `coming` has the texts of `target`, over a keyword
+    index of the generation before. `vectors` are those to make a new base of.
+    """
+    try:
+        written = None if vectors is None else _written(folder, db, target, vectors)
+        yield
+    except BaseException:
+        coming.abandon()
+        raise
+    if db.generation() != target:
+        coming.abandon()
+        return
+    try:
+        if written is not None:
+            show_base(written, folder, target)
+        coming.commit(db.removed_between(target - 1, target), target)
+    except BaseException as error:
+        if not is_damage(error):
+            raise
+        # It is published; whoever brings the indexes up to date next meets the reason.
+        _log.warning("The indexes in %s are not up to date: %s.", folder, error)
+
+
+def _written(folder: Path, db: Database, target: int, vectors: Stored) -> Path | None:
+    base = build_base_of(vectors, vectors.dimension, target)
+    try:
+        return write_base(base, folder, db.identity)
+    except OSError as error:  # it is only a cache; the next to open makes it again
+        _log.warning("The vector index in %s cannot be kept: %s.", folder, error)
+        return None
+
+
+def vectors_ahead(
+    db: Database, index: VectorIndex | None, dimension: int, target: int, *, replacing: bool
+) -> Stored | None:
+    """Of what base to make before `target` is published: none while readers can take up what came
+    by themselves, within a second. `index` is what the writer has of the generation before."""
+    came = Stored(db, dimension, target, after=target - 1)
+    if len(came) <= MAX_DELTA:
+        return None
+    if replacing:
+        return came
+    grown = index is None or index.outgrown_by(len(came))
+    return Stored(db, dimension, target) if grown else None
