@@ -265,6 +265,12 @@ def print_scores(scores: Scores, *, as_json: bool) -> None:
         write(f"{name:16}" + "".join(f"{value:20.4f}" for value in row.values()))
 
 
+def _recall(engine: Engine, name: str) -> float | None:
+    """Of the vector search, as `rag verify --recall` last measured it; None if it never did."""
+    last = engine.bases.open_store(name).last_recall()
+    return None if last is None else last.recall_at_10
+
+
 def print_status(engine: Engine, names: Sequence[str], *, as_json: bool) -> None:
     bases: list[dict[str, Any]] = []
     for name in names:
@@ -278,6 +284,7 @@ def print_status(engine: Engine, names: Sequence[str], *, as_json: bool) -> None
                 "chunks": sum(i.chunks for i in infos),
                 "generation": store.generation,
                 "embedding": asdict(fingerprint) if fingerprint else None,
+                "recall": _recall(engine, name),
             }
         )
     model = next(iter(engine.gateway.configured), "none (extractive answers)")
@@ -305,6 +312,7 @@ def print_status(engine: Engine, names: Sequence[str], *, as_json: bool) -> None
             f" generation {base['generation']},"
             f" {embedding.get('model', 'no embedding model yet')}"
             f" ({embedding.get('revision', '-')}, {embedding.get('dimension', '-')} dimensions)"
+            + ("" if base["recall"] is None else f", recall@10 {base['recall']:.3f}")
         )
     if not bases:
         write("no knowledge base yet; make one with: rag ingest ./knowledge")

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from rag.ocr import Ocr
 from rag.types import Image
 
-_MAX_CHARACTERS = 2_000
-
 
 class Pictures:
     """Reads with the `ocr` extra, opened at the first picture."""
@@ -20,9 +18,9 @@ class Pictures:
         self._opening = threading.Lock()
 
     def texts(self, images: Sequence[Image]) -> tuple[str, ...]:
-        """One for each image, cut to a readable length; none if nothing can be read here."""
+        """One for each image; none if nothing can be read here."""
         if not self.can_read:
             return ()
         with self._opening:
             self._ocr = self._ocr or Ocr()
-        return tuple(self._ocr.text(image)[:_MAX_CHARACTERS] for image in images)
+        return tuple(self._ocr.text(image) for image in images)

@@ -51,9 +51,6 @@ class Price:
         return max(self.cost(length, completion_tokens, at=at) for length in lengths)
 
 
-FREE = Price(Decimal(0), Decimal(0))
-
-
 @dataclass(frozen=True, slots=True)
 class _Listed:
     """A model of genai-prices."""

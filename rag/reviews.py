@@ -85,7 +85,9 @@ class Reviews:
         table = self._reviews.tables
         found = self._fetched(table.select().where(table.c.id == review_id))
         if not found:
-            raise NotFoundError(f"There is no review {review_id!r}.")
+            raise NotFoundError(
+                f"There is no review {review_id!r}.", "List them with: rag reviews ls"
+            )
         return found[0]
 
     def list(self, state: State | None = None, limit: int = 100) -> Sequence[Review]:

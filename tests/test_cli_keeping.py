@@ -43,6 +43,7 @@ def test_a_sound_knowledge_base_is_proved_sound(desk: Desk) -> None:
     assert "All of them agree." in done(desk.rag("verify")).stdout
     found = parsed(desk.rag("verify", "--json", "--recall"))
     assert (found["ok"], found["documents"], found["generation"]) == (True, 2, 1)
+    assert "recall@10 1.000" in done(desk.rag("status")).stdout
     assert "There is no knowledge base" in done(desk.rag("verify", "--kb", "none"), 1).stderr
 
 

@@ -101,11 +101,15 @@ def _schema(path: Path | None) -> dict[str, Any] | None:
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"The schema {path} cannot be read: {error.strerror}.") from None
+        raise InputError(
+            f"The schema {path} cannot be read: {error.strerror}.", "Check the path."
+        ) from None
     except ValueError as error:
-        raise InputError(f"The schema {path} is not JSON: {error}.") from None
+        raise InputError(f"The schema {path} is not JSON: {error}.", "Mend the file.") from None
     if not isinstance(schema, dict):
-        raise InputError(f"The schema {path} is not a JSON object.")
+        raise InputError(
+            f"The schema {path} is not a JSON object.", 'Begin with: {"type": "object", ...}'
+        )
     return schema
 
 

@@ -70,7 +70,9 @@ def backup(folder: Path, file: Path) -> Manifest:
     Raises NotFoundError if there is none, StoreError if it cannot be read or the file not written.
     """
     if not (folder / _DATABASE).exists():
-        raise NotFoundError(f"There is no knowledge base in {folder}.")
+        raise NotFoundError(
+            f"There is no knowledge base in {folder}.", "Make one with: rag ingest PATH"
+        )
     with (
         _explained(file),
         tempfile.TemporaryDirectory(dir=file.parent, prefix=".backup-") as beside,

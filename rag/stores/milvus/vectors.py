@@ -220,7 +220,7 @@ class Milvus:
         with self._explained():
             try:
                 return ask(self._client)
-            except Exception as error:
+            except Exception as error:  # pymilvus raises many kinds; all but this one go on up
                 if not _is_not_loaded(error):
                     raise
             self._client.load_collection(name, timeout=self._timeout * 10)
