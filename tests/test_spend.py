@@ -28,7 +28,7 @@ from rag.errors import (
     ModelUnavailableError,
 )
 from rag.ledger import Ledger, Reservation
-from rag.prices import FREE, Price
+from rag.prices import Price
 from rag.records import Called, Record
 from rag.specs import Budget
 from rag.types import (
@@ -239,9 +239,9 @@ def test_a_model_of_unknown_price_is_counted_without_a_cost(
 
 def test_a_free_model_needs_no_budget(opened: Callable[..., Counter]) -> None:
     counter = opened(Budget(day=0))
-    assert events_of(counter.metered(Scripted([HELLO]), price=FREE))[-1] == Delta(
-        usage=Usage(ASKED, 2, True, 0.0), model="m"
-    )
+    assert events_of(counter.metered(Scripted([HELLO]), price=Price(Decimal(0), Decimal(0))))[
+        -1
+    ] == Delta(usage=Usage(ASKED, 2, True, 0.0), model="m")
 
 
 def test_the_record_holds_request_reply_and_times(counter: Counter) -> None:
