@@ -14,7 +14,7 @@ import platformdirs
 from benchmarks.options import Options
 
 NAMES = ("start", "ingest", "unchanged", "retrieval", "store", "lines", "ask", "gateway")
-LARGE = ("million", "busy")  # take long: only when named
+LARGE = ("million", "busy", "kinds")  # take long: only when named
 
 
 def main() -> None:

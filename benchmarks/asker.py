@@ -1,9 +1,11 @@
-"""A process that opens a knowledge base and asks: `python -m benchmarks.asker FOLDER FILE.npz`."""
+"""A process that opens a knowledge base and asks: `python -m benchmarks.asker FOLDER FILE.npz`.
+
+Without questions it only opens it.
+"""
 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -34,7 +36,16 @@ def measured_apart(
 ) -> dict[str, float]:
     questions = work / "questions.npz"
     np.savez(questions, asked=np.array(asked), vectors=vectors)
-    command = [sys.executable, "-m", "benchmarks.asker", str(folder), str(questions)]
+    return _apart(folder, questions)
+
+
+def built_apart(folder: Path) -> dict[str, float]:
+    """`seconds` of opening it, whatever indexes that takes, and `peak_mb` of it."""
+    return _apart(folder)
+
+
+def _apart(*arguments: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.asker", *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result
@@ -54,19 +65,28 @@ def retriever_of(store: EmbeddedStore, asked: Sequence[str], vectors: Matrix) ->
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    questions = np.load(sys.argv[2], allow_pickle=False)
-    asked, vectors = [str(text) for text in questions["asked"]], questions["vectors"]
     with watched() as opening:
         store = EmbeddedStore(folder)
         store.refresh()
+    if len(sys.argv) == 2:
+        store.close()
+        print(json.dumps({"seconds": opening.seconds, "peak_mb": resident_mb("VmHWM")}))
+        return
+    questions = np.load(sys.argv[2], allow_pickle=False)
+    asked, vectors = [str(text) for text in questions["asked"]], questions["vectors"]
+    before = resident_mb()
     retriever = retriever_of(store, asked, vectors)
+    model = resident_mb() - before
     for question in asked[:20]:
         retriever.retrieve(question, top_k=_TOP)
     whole = each(lambda place: retriever.retrieve(asked[place], top_k=_TOP), range(len(asked)))
     result = {
         "open": opening.seconds,
         "mb": resident_mb(),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "anonymous_mb": resident_mb("RssAnon"),
+        "file_mb": resident_mb("RssFile"),
+        "model_mb": model,
+        "peak_mb": resident_mb("VmHWM"),
         "whole_p50": p50(whole),
         "whole_p95": p95(whole),
     }

@@ -2,24 +2,27 @@
 
 Damaged, mislabelled and absurd variants of files of every type, through a real ingest whose files
 are read by the pool: it must go on to the end, keep to its limits of time and memory, and say of
-each file that is not read why.
+each file that is not read why. Ends with 1 if a limit was broken.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import random
+import shutil
+import sys
 import tempfile
 import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.report import figure, title
+from benchmarks.report import figure, note, title
 from benchmarks.unchanged import HashEmbedder
 from rag.config import Settings
 from rag.embed import Choice
@@ -28,13 +31,16 @@ from rag.errors import LoadError
 from rag.ingest import Plan, Report
 from rag.load import SUPPORTED_TYPES
 from rag.load.limits import Limits
+from rag.load.memory import give_back
 from rag.load.pool import ReaderPool
 from rag.types import Content
 
 KNOWLEDGE = Path(__file__).parent.parent / "knowledge"
 LIMITS = Limits(seconds=20, memory=1024 * 2**20, text=20_000_000, ocr=False)
+GROWTH = 200 * 2**20  # bytes, of the ingesting process: what it has not given back
 GRACE = 10.0  # seconds: to start a reader, and to end one
 _MAX_BYTES = 20_000_000
+_AT_ONCE = 250  # files of one ingest
 _HUGE = (b"0", b"-1", b"65536", b"2147483648", b"99999999999999999999", b"1e999", b"NaN")
 _MADE = {
     "a.tsv": "名称\t价格\n网关\t1200\n".encode(),
@@ -67,17 +73,25 @@ def _pictures() -> list[tuple[str, bytes]]:
 
 def variant(number: int, seed: int, of: Sequence[tuple[str, bytes]]) -> tuple[str, bytes]:
     """The same for the same number and seed."""
-    generator = random.Random(f"{seed}:{number}")
-    name, data = generator.choice(of)
+    name, data, generator = _chosen(number, seed, of)
     if zipfile.is_zipfile(io.BytesIO(data)) and generator.random() < 0.7:
         data = _inside_archive(data, generator)
     else:
         for _ in range(generator.choice((1, 1, 2, 5))):
             data = generator.choice(_CHANGES)(data, generator)
+    return name, data[:_MAX_BYTES]
+
+
+def _chosen(
+    number: int, seed: int, of: Sequence[tuple[str, bytes]]
+) -> tuple[str, bytes, random.Random]:
+    """The name it will have, what it is made of, and the chance that makes it."""
+    generator = random.Random(f"{seed}:{number}")
+    name, data = generator.choice(of)
     stem, _, ending = name.rpartition(".")
     if generator.random() < 0.1:
         ending = generator.choice(SUPPORTED_TYPES)
-    return f"{number}-{stem}.{ending}", data[:_MAX_BYTES]
+    return f"{number}-{stem}.{ending}", data, generator
 
 
 def _inside_archive(data: bytes, generator: random.Random) -> bytes:
@@ -161,7 +175,8 @@ _CHANGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 @dataclass(slots=True)
 class Outcome:
     """`seconds` and `memory` (bytes) are the most that any file took; `ended` names the files that
-    ended their reader, and why."""
+    ended their reader, and why. `before`, `most` and `after` is the memory of this process (bytes):
+    when the first knowledge base was closed, at its height, and when the last was closed."""
 
     report: Report = field(default_factory=Report)
     codes: Counter[str] = field(default_factory=Counter)
@@ -169,15 +184,27 @@ class Outcome:
     seconds: float = 0.0
     slowest: str = ""
     memory: int = 0
-    growth: int = 0  # of this process
+    before: int = 0
+    most: int = 0
+    after: int = 0
+
+    @property
+    def growth(self) -> int:
+        return self.after - self.before
+
+    @property
+    def told(self) -> list[str]:
+        """The names that the report has, whatever became of them."""
+        failures = (*self.report.failed, *self.report.skipped)
+        return [*self.report.added, *(failure.name for failure in failures)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
-    """A source of the ingest that watches its own reading."""
+    """A source of the ingest that is made when it is read, and watches its own reading."""
 
     name: str
-    data: bytes
+    make: Callable[[], bytes]
     pool: ReaderPool
     outcome: Outcome
 
@@ -186,7 +213,7 @@ class _Variant:
         return f"fuzz:{self.name}"
 
     def read(self) -> bytes:
-        return self.data
+        return self.make()
 
     def load(self, data: bytes) -> Content:
         before, started = set(self.pool.pids), time.monotonic()
@@ -211,30 +238,58 @@ class _Variant:
 
 
 def fuzz(
-    count: int, work: Path, *, seed: int = 1, limits: Limits = LIMITS, first: int = 0
+    count: int,
+    work: Path,
+    *,
+    seed: int = 1,
+    limits: Limits = LIMITS,
+    first: int = 0,
+    base: int = 2_000,
 ) -> Outcome:
-    """Ingests that many variants into a knowledge base in `work`. Raises what ends the ingest."""
+    """Ingests that many variants, `base` into a knowledge base in `work`. Raises what ends an
+    ingest."""
     outcome, of = Outcome(), samples()
-    settings = Settings(indexes=work / "indexes", cache_dir=work / "cache", ocr=False)
-    engine = Engine(settings, choose=lambda *_: Choice(HashEmbedder(), "fuzz"))
     pool = ReaderPool(limits, workers=1)
-    step = 250
+
+    def source(number: int) -> _Variant:
+        return _Variant(
+            _chosen(number, seed, of)[0], lambda: variant(number, seed, of)[1], pool, outcome
+        )
+
     try:
-        for start in range(first, first + count, step):
-            if start == first + step:
-                outcome.growth = -_status(os.getpid(), "VmRSS")  # libraries are loaded by now
-            numbers = range(start, min(start + step, first + count))
-            plan = Plan([_Variant(*variant(n, seed, of), pool, outcome) for n in numbers])
-            report = engine.ingest_plan(plan)
+        for start in range(first, first + count, base):
+            folder = work / str(start)
+            numbers = range(start, min(start + base, first + count))
+            _ingest([source(number) for number in numbers], folder, outcome)
+            shutil.rmtree(folder)
+            outcome.after = _left()
+            outcome.before = outcome.before or outcome.after
+    finally:
+        pool.close()
+    outcome.most = _status(os.getpid(), "VmHWM")
+    return outcome
+
+
+def _ingest(sources: Sequence[_Variant], folder: Path, outcome: Outcome) -> None:
+    settings = Settings(indexes=folder / "indexes", cache_dir=folder / "cache", ocr=False)
+    engine = Engine(settings, choose=lambda *_: Choice(HashEmbedder(), "fuzz"))
+    try:
+        for start in range(0, len(sources), _AT_ONCE):
+            report = engine.ingest_plan(Plan(sources[start : start + _AT_ONCE]))
             outcome.report.added += report.added
             outcome.report.failed += report.failed
             outcome.report.skipped += report.skipped
-        if outcome.growth:
-            outcome.growth += _status(os.getpid(), "VmRSS")
+            outcome.report.chunks += report.chunks
+            note(f"{len(outcome.told):,} files, {_status(os.getpid(), 'VmRSS') >> 20} MB")
     finally:
-        pool.close()
         engine.close()
-    return outcome
+
+
+def _left() -> int:
+    """The memory of this process (bytes) without what it could give back."""
+    gc.collect()
+    give_back()
+    return _status(os.getpid(), "VmRSS")
 
 
 def _status(pid: int, name: str) -> int:
@@ -251,30 +306,46 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first variant")
+    parser.add_argument("--seconds", type=float, default=LIMITS.seconds, help="for one file")
     parser.add_argument("--keep", type=Path, help="where files that ended their reader are put")
     given = parser.parse_args()
     title(f"{given.count:,} damaged files through an ingest, seed {given.seed}")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rag-fuzz-") as work:
-        outcome = fuzz(given.count, Path(work), seed=given.seed, first=given.first)
-    for code, number in outcome.codes.most_common():
-        figure(code, number, "files")
-    told = len(outcome.report.added) + len(outcome.report.failed) + len(outcome.report.skipped)
-    figure("files the report tells of", told, "", f">= {given.count}")
-    figure("slowest file", outcome.seconds, "s", f"<= {LIMITS.seconds + GRACE:g}")
-    print(f"    {outcome.slowest}")
-    figure("most memory of a reader", outcome.memory / 2**20, "MB", f"<= {LIMITS.memory >> 20}")
-    growth = outcome.growth / 2**20
-    figure("growth of the ingesting process", growth, "MB", f"<= {LIMITS.memory >> 20}")
-    figure("files that ended their reader", len(outcome.ended), "")
-    figure("a file", 1000 * (time.monotonic() - started) / given.count, "ms")
-    of = samples()
+        limits = replace(LIMITS, seconds=given.seconds)
+        outcome = fuzz(given.count, Path(work), seed=given.seed, first=given.first, limits=limits)
+    broken = _printed(outcome, given.count, time.monotonic() - started, limits)
     for name, message in outcome.ended:
         print(f"    {name}: {message}")
         if given.keep:
             given.keep.mkdir(parents=True, exist_ok=True)
             number = int(name.partition("-")[0])
-            (given.keep / name).write_bytes(variant(number, given.seed, of)[1])
+            (given.keep / name).write_bytes(variant(number, given.seed, samples())[1])
+    sys.exit(1 if broken else 0)
+
+
+def _printed(outcome: Outcome, count: int, seconds: float, limits: Limits) -> bool:
+    """Whether a limit was broken."""
+    told, growth = len(set(outcome.told)), outcome.growth
+    for code, number in outcome.codes.most_common():
+        figure(code, number, "files")
+    figure("files the report tells of", told, "", f">= {count}")
+    figure("slowest file", outcome.seconds, "s", f"<= {limits.seconds + GRACE:g}")
+    note(f"  {outcome.slowest}")
+    figure("most memory of a reader", outcome.memory / 2**20, "MB", f"<= {limits.memory >> 20}")
+    figure("chunks", outcome.report.chunks)
+    figure("the ingesting process, at its height", outcome.most / 2**20, "MB")
+    figure("the same, its first knowledge base closed", outcome.before / 2**20, "MB")
+    figure("the same, its last knowledge base closed", outcome.after / 2**20, "MB")
+    figure("its growth", growth / 2**20, "MB", f"<= {GROWTH >> 20}")
+    figure("files that ended their reader", len(outcome.ended), "")
+    figure("a file", 1000 * seconds / count, "ms")
+    return (
+        told != count
+        or outcome.seconds > limits.seconds + GRACE
+        or outcome.memory > limits.memory
+        or growth > GROWTH
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from benchmarks.options import Options
 from benchmarks.report import each, figure, p50, title, watched
 from benchmarks.vectors import passage_vectors, question_vectors
 from rag.stores import vectors as store_vectors
+from rag.stores.codes import SCORED
 from rag.stores.vectors import build_base, search_index
 
 if TYPE_CHECKING:
@@ -30,12 +31,17 @@ def run(options: Options) -> None:
         exact, _ = _built(vectors, exact_limit=size)
         codes, seconds = _built(vectors, exact_limit=0)
         truth = search_index(exact, asked, 10, None)[1]
-        found = search_index(codes, asked, _LIMIT, None)[1]
+        found = search_index(codes, asked, SCORED * _LIMIT, None)[1]
         recall = np.mean([len(set(t) & set(f)) / 10 for t, f in zip(truth, found, strict=True)])
-        flat, approximate = _search(exact, asked), _search(codes, asked)
+        flat, approximate = _search(exact, asked, _LIMIT), _search(codes, asked, SCORED * _LIMIT)
         figure(f"{size:,}: exact, p50", flat, "ms")
         figure(f"{size:,}: codes, p50 (looks at {codes.index.k_factor:g} x)", approximate, "ms")
-        figure(f"{size:,}: codes, the ten nearest among {_LIMIT}", float(recall), "", ">= 0.99")
+        figure(
+            f"{size:,}: codes, the ten nearest among {SCORED * _LIMIT}",
+            float(recall),
+            "",
+            ">= 0.99",
+        )
         figure(f"{size:,}: codes, build", seconds, "s")
         figure(f"{size:,}: exact over codes", flat / approximate, "x")
 
@@ -47,7 +53,5 @@ def _built(vectors: Matrix, *, exact_limit: int) -> tuple[Base, float]:
     return base, watch.seconds
 
 
-def _search(base: Base, asked: Matrix) -> float:
-    return p50(
-        each(lambda q: search_index(base, asked[q : q + 1], _LIMIT, None), range(len(asked)))
-    )
+def _search(base: Base, asked: Matrix, limit: int) -> float:
+    return p50(each(lambda q: search_index(base, asked[q : q + 1], limit, None), range(len(asked))))

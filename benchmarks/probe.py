@@ -80,7 +80,7 @@ def remove_files(store: EmbeddedStore) -> None:
     fingerprint = store.fingerprint
     assert fingerprint is not None
     with store.writer(fingerprint) as writer:
-        for uri in [u for u in writer.known() if u.startswith(_URI)]:
+        for uri in list(writer.known().below(_URI)):
             writer.remove(uri)
         writer.publish()
 

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,10 +32,27 @@ def scripted(*arguments: str) -> Iterator[str]:
 def serving(environment: Mapping[str, str]) -> Iterator[str]:
     """`rag serve` with these settings; its address."""
     port = _free_port()
-    arguments = f"import sys; sys.argv = ['rag', 'serve', '--port', '{port}']"
-    code = f"{arguments}; from rag.cli import main; main()"
-    with _web([sys.executable, "-c", code], port, environment) as url:
+    with _web(_rag("serve", "--port", str(port)), port, environment) as url:
         yield url
+
+
+@contextmanager
+def command_line(
+    arguments: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`rag` with these arguments, at work while the block is."""
+    quiet: Any = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    command = _rag(*arguments)
+    with subprocess.Popen(command, env={**os.environ, **environment}, **quiet) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _rag(*arguments: str) -> list[str]:
+    code = "import sys; sys.argv[0] = 'rag'; from rag.cli import main; main()"
+    return [sys.executable, "-c", code, *arguments]
 
 
 @contextmanager

@@ -62,9 +62,10 @@ def watched() -> Iterator[Watch]:
         watch.seconds = time.perf_counter() - started
 
 
-def resident_mb() -> float:
-    """Memory of this process now (Linux)."""
+def resident_mb(kind: str = "VmRSS") -> float:
+    """Memory of this process (Linux): VmRSS now, of which RssAnon is its own and RssFile that of
+    mapped files; VmHWM at most."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{kind}:"):
             return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/self/status has no VmRSS.")
+    raise RuntimeError(f"/proc/self/status has no {kind}.")

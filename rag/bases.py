@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rag.calibrate import Calibration
 from rag.config import Settings
 from rag.embed import Choice, choose_embedder, open_embedder
-from rag.errors import FingerprintError, InputError, NotFoundError
+from rag.errors import FingerprintError, NotFoundError
 from rag.extract import Extractor
+from rag.places import Place, Places
 from rag.retrieve import Retriever
-from rag.stores.embedded import EmbeddedStore
-from rag.types import ChunkStore, Embedder, Filters, Fingerprint, Hit, Message
+from rag.types import ChunkStore, Embedder, Filters, Fingerprint, Hit, Message, StoreWriter
+
+if TYPE_CHECKING:
+    from rag.stores.managed import ManagedStore
 
 DEFAULT = "default"
-_NAME = re.compile(r"[\w\-]{1,64}")
 OnPrepare = Callable[[str, float], None]
 ChooseEmbedder = Callable[[Settings, Fingerprint | None, OnPrepare | None], Choice]
 
@@ -38,66 +40,92 @@ class KnowledgeBase:
     extractor: Extractor
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of what is published."""
+
+    documents: int
+    chunks: int
+
+
 class KnowledgeBases:
     """Opens each store and each embedding model once. Safe to call from several threads."""
 
-    def __init__(self, settings: Settings, *, choose: ChooseEmbedder = choose_embedder) -> None:
+    def __init__(
+        self, settings: Settings, places: Places, *, choose: ChooseEmbedder = choose_embedder
+    ) -> None:
         self._settings = settings
+        self.places = places
         self._choose = choose
         self._lock = threading.RLock()
-        self._stores: dict[str, EmbeddedStore] = {}
+        self._stores: dict[str, tuple[Place, ManagedStore]] = {}
+        self._left: list[ManagedStore] = []
         self._open: dict[str, KnowledgeBase] = {}
         self._embedders: dict[Fingerprint, Embedder] = {}
 
     def close(self) -> None:
         with self._lock:
-            for store in self._stores.values():
+            for store in [*self._left, *(store for _, store in self._stores.values())]:
                 store.close()
+            self._left.clear()
             self._stores.clear()
             self._open.clear()
 
     def names(self) -> list[str]:
         """The knowledge bases there are."""
-        return sorted(p.parent.name for p in self._settings.indexes.glob("*/knowledge.db"))
+        return self.places.names()
 
-    def store(self, name: str) -> ChunkStore:
+    def store(self, name: str) -> ManagedStore:
         """Raises NotFoundError if nothing was ever ingested under this name."""
         self.existing(name)
         return self.open_store(name)
 
-    def existing(self, name: str) -> Path:
-        """The folder of a knowledge base that is there. Raises NotFoundError."""
-        folder = self.folder(name)
-        if not (folder / "knowledge.db").exists():
+    def existing(self, name: str) -> Place:
+        """Where a knowledge base is that is there. Raises NotFoundError."""
+        place = self.places.place(name)
+        if place is None:
             raise NotFoundError(
                 f"There is no knowledge base {name!r} in {self._settings.indexes}.",
                 f"Make it with: rag ingest PATH{'' if name == DEFAULT else f' --kb {name}'}",
             )
-        return folder
+        return place
 
     def forget(self, name: str) -> None:
         """Closes it; the next question opens it anew."""
         with self._lock:
             self._open.pop(name, None)
-            store = self._stores.pop(name, None)
-            if store is not None:
-                store.close()
+            opened = self._stores.pop(name, None)
+            if opened is not None:
+                opened[1].close()
 
-    def open_store(self, name: str) -> EmbeddedStore:
+    def open_store(self, name: str) -> ManagedStore:
+        """Where the knowledge base is, else where new ones are made."""
         with self._lock:
+            place = self.places.place(name) or self.places.new()
+            if name in self._stores and self._stores[name][0] != place:
+                self._left.append(self._stores.pop(name)[1])  # it has moved; some still read it
             if name not in self._stores:
-                self._stores[name] = EmbeddedStore(
-                    self.folder(name), keep_generations=self._settings.keep_generations
-                )
-            return self._stores[name]
+                self._stores[name] = place, self.places.open(name, place)
+            return self._stores[name][1]
 
-    def folder(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise InputError(
-                f"{name!r} cannot name a knowledge base.",
-                "Use up to 64 letters, digits, '-' and '_'.",
-            )
-        return self._settings.indexes / name
+    def size(self, name: str) -> Size:
+        """Told without counting. Raises NotFoundError."""
+        for generation in self.store(name).generations():
+            return Size(generation.documents, generation.chunks)
+        return Size(0, 0)
+
+    @contextmanager
+    def writer(
+        self, name: str, fingerprint: Fingerprint, *, replacing: bool = False
+    ) -> Iterator[StoreWriter]:
+        """Like the store's; who waited for it while the knowledge base moved writes to where it is
+        now."""
+        while True:
+            store = self.open_store(name)
+            with store.writer(fingerprint, replacing=replacing) as writer:
+                if self.open_store(name) is store:
+                    yield writer
+                    return
 
     def knowledge_base(self, name: str = DEFAULT) -> KnowledgeBase:
         """Open for questions, with the model its vectors are of.
@@ -108,13 +136,17 @@ class KnowledgeBases:
         other half imported in two threads.
         """
         with self._lock:
+            store = self.store(name)
             base = self._open.get(name)
-            if base is None or base.store.fingerprint != base.embedder.fingerprint:
-                base = self._open[name] = self._opened(name)
+            if (
+                base is None
+                or base.store is not store
+                or store.fingerprint != base.embedder.fingerprint
+            ):
+                base = self._open[name] = self._opened(name, store)
             return base
 
-    def _opened(self, name: str) -> KnowledgeBase:
-        store = self.store(name)
+    def _opened(self, name: str, store: ManagedStore) -> KnowledgeBase:
         store.refresh()
         embedder = self.embedder(store, _nothing)
         calibration = Calibration.of(embedder, self._settings.cache_dir)

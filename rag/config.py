@@ -68,6 +68,20 @@ class Settings(BaseSettings):
     indexes: Path = Path("indexes")
     cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path("rag"))
 
+    store: Literal["embedded", "milvus"] = Field(
+        default="embedded", description="where new knowledge bases are made"
+    )
+    milvus_uri: SecretStr | None = Field(
+        default=None, description="a server's, or a file that ends in .db for Milvus Lite"
+    )
+    milvus_token: SecretStr | None = Field(default=None, description="user:password, or a key")
+    milvus_keywords: Literal["auto", "local", "server"] = Field(
+        default="auto", description="who ranks by keywords: Milvus 2.5 and later can"
+    )
+    database_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL's; default: SQLite in the indexes"
+    )
+
     keep_generations: int = Field(
         default=2, ge=0, description="earlier ones, kept for `rag rollback`"
     )
@@ -210,7 +224,10 @@ class Settings(BaseSettings):
 
     @property
     def application_url(self) -> str:
-        """SQLAlchemy's, of the application database: sessions, costs, reviews."""
+        """SQLAlchemy's, of the application database: sessions, costs, reviews, and the records of
+        knowledge bases in Milvus."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
         return f"sqlite:///{self.indexes / 'application.db'}"
 
     @classmethod

@@ -80,6 +80,10 @@ class ProgressBar:
     def step(self, label: str, done: int, total: int) -> None:
         self._show(label, f"{done}/{total} {label}", done / max(total, 1))
 
+    def count(self, label: str, done: int) -> None:
+        """Where nobody knows how many there are."""
+        self._show(label, f"{done} {label}", 0.0)
+
     def notice(self, text: str) -> None:
         if not self._silent:
             say(text)
@@ -265,28 +269,25 @@ def print_scores(scores: Scores, *, as_json: bool) -> None:
         write(f"{name:16}" + "".join(f"{value:20.4f}" for value in row.values()))
 
 
-def _recall(engine: Engine, name: str) -> float | None:
-    """Of the vector search, as `rag verify --recall` last measured it; None if it never did."""
-    last = engine.bases.open_store(name).last_recall()
-    return None if last is None else last.recall_at_10
+def _told(engine: Engine, name: str) -> dict[str, Any]:
+    store = engine.store(name)
+    size = engine.bases.size(name)
+    fingerprint = store.fingerprint
+    recall = store.last_recall()
+    return {
+        "name": name,
+        "store": engine.bases.places.place(name),
+        "documents": size.documents,
+        "chunks": size.chunks,
+        "generation": store.generation,
+        "embedding": asdict(fingerprint) if fingerprint else None,
+        # of the vector search, as `rag verify --recall` last measured it
+        "recall": None if recall is None else recall.recall_at_10,
+    }
 
 
 def print_status(engine: Engine, names: Sequence[str], *, as_json: bool) -> None:
-    bases: list[dict[str, Any]] = []
-    for name in names:
-        store = engine.store(name)
-        infos = store.documents()
-        fingerprint = store.fingerprint
-        bases.append(
-            {
-                "name": name,
-                "documents": len(infos),
-                "chunks": sum(i.chunks for i in infos),
-                "generation": store.generation,
-                "embedding": asdict(fingerprint) if fingerprint else None,
-                "recall": _recall(engine, name),
-            }
-        )
+    bases = [_told(engine, name) for name in names]
     model = next(iter(engine.gateway.configured), "none (extractive answers)")
     models = [asdict(status.circuit) for status in asyncio.run(engine.gateway.statuses())]
     budgets = [asdict(use) for use in engine.ledger.budgets_used()]
@@ -308,8 +309,8 @@ def print_status(engine: Engine, names: Sequence[str], *, as_json: bool) -> None
     for base in bases:
         embedding = base["embedding"] or {}
         write(
-            f"{base['name']}: {base['documents']} documents, {base['chunks']} chunks,"
-            f" generation {base['generation']},"
+            f"{base['name']} ({base['store']}): {base['documents']} documents,"
+            f" {base['chunks']} chunks, generation {base['generation']},"
             f" {embedding.get('model', 'no embedding model yet')}"
             f" ({embedding.get('revision', '-')}, {embedding.get('dimension', '-')} dimensions)"
             + ("" if base["recall"] is None else f", recall@10 {base['recall']:.3f}")

@@ -39,6 +39,7 @@ def _parts(settings: Settings) -> Iterator[Finding]:
     engine = Engine(settings)
     try:
         yield from _models(engine)
+        yield from _databases(engine)
         yield from _knowledge_bases(engine)
     finally:
         engine.close()
@@ -88,15 +89,35 @@ def _models(engine: Engine) -> Iterator[Finding]:
             yield Finding("ok", "chat model", f"{name} at {where}, {key}")
 
 
+def _databases(engine: Engine) -> Iterator[Finding]:
+    places = engine.bases.places
+    if engine.settings.database_url is not None:
+        try:
+            places.reach_database()
+        except RagError as error:
+            yield Finding("bad", "application database", error.message, error.hint)
+        else:
+            yield Finding("ok", "application database", "it answers")
+    try:
+        if places.reach_milvus():
+            yield Finding("ok", "Milvus", "it answers")
+    except RagError as error:
+        yield Finding("bad", "Milvus", error.message, error.hint)
+
+
 def _knowledge_bases(engine: Engine) -> Iterator[Finding]:
-    for name in engine.names():
+    try:
+        names = engine.names()
+    except RagError:  # the database does not answer, which has been said
+        return
+    for name in names:
         try:
             base = engine.knowledge_base(name)
         except RagError as error:
             yield Finding("bad", f"knowledge base {name}", error.message, error.hint)
         else:
-            count = len(base.store.documents())
+            count = engine.bases.size(name).documents
             model = base.embedder.fingerprint.model
             yield Finding("ok", f"knowledge base {name}", f"{count} documents, {model}")
-    if not engine.names():
+    if not names:
         yield Finding("note", "knowledge base", "none yet", "Make one: rag ingest ./knowledge")

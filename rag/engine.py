@@ -26,10 +26,13 @@ from rag.keeping import Keeping
 from rag.ledger import Ledger
 from rag.load import LOADER_VERSION, lacks
 from rag.load.limits import Limits
+from rag.load.memory import give_back
 from rag.load.pool import ReaderPool
+from rag.moving import Moving
 from rag.origins import Limits as OriginLimits
 from rag.origins import is_address, merged, plan_of
 from rag.pictures import Pictures
+from rag.places import Places
 from rag.prompt import Presets
 from rag.records import Listener, Record
 from rag.redis_link import RedisLink
@@ -37,16 +40,16 @@ from rag.reviews import Review, Reviews
 from rag.sessions import Sessions
 from rag.shared import LocalState, RedisState
 from rag.split import Splitter
+from rag.stores.managed import ManagedStore
 from rag.tools import Tool, calculate, load_tools, query_database
 from rag.types import (
     AnswerEvent,
     Chunk,
-    ChunkStore,
     Document,
-    DocumentInfo,
     Embedder,
     Filters,
     Hit,
+    Known,
     SharedState,
 )
 
@@ -60,15 +63,16 @@ class Engine:
 
     def __init__(self, settings: Settings, *, choose: ChooseEmbedder = choose_embedder) -> None:
         self.settings = settings
-        self.bases = KnowledgeBases(settings, choose=choose)
+        self._application = ApplicationDatabase(settings.application_url)
+        self.bases = KnowledgeBases(settings, Places(settings, self._application), choose=choose)
         self.keeping = Keeping(self.bases)
+        self.moving = Moving(self.bases)
         self._limits = Limits.of(settings)
         self._readers = ReaderPool(self._limits, workers=settings.parse_workers)
         self._lock = threading.RLock()
         self._writing = threading.Lock()  # within this process, writers wait for each other
         self._listeners: list[Listener] = []
         self._audit: AuditLog | None = None
-        self._application = ApplicationDatabase(settings.application_url)
         self.ledger = Ledger(self._application, settings.budgets, listener=self.tell)
         self.sessions = Sessions(self._application)
         self.reviews = Reviews(self._application)
@@ -141,7 +145,7 @@ class Engine:
         """The knowledge bases there are."""
         return self.bases.names()
 
-    def store(self, name: str) -> ChunkStore:
+    def store(self, name: str) -> ManagedStore:
         """Raises NotFoundError if nothing was ever ingested under this name."""
         return self.bases.store(name)
 
@@ -210,7 +214,7 @@ class Engine:
                     files,
                     indexes=self.settings.indexes,
                     max_bytes=self._max_bytes,
-                    known_name=lambda uri: known[uri].name if uri in known else None,
+                    known=known,
                     loads=self._readers.load,
                     follow_links=self.settings.follow_links,
                 )
@@ -254,21 +258,23 @@ class Engine:
         """Like `ingest`, from any sources."""
         if dry_run and knowledge_base not in self.names():  # looking on makes nothing
             embedder = self.bases.any_embedder()
-            return self._ingest(embedder, on_progress).dry_run(plan, {})
+            return self._ingest(embedder, on_progress).dry_run(plan, None)
         store = self.bases.open_store(knowledge_base)
         embedder = self.bases.embedder(store, on_notice, on_prepare)
         run = self._ingest(embedder, on_progress)
         if dry_run:
             return run.dry_run(plan, self._known(knowledge_base))
-        with self._writing, store.writer(embedder.fingerprint) as writer:
-            return run.run(plan, writer, tags=tags)
+        try:
+            with self._writing, self.bases.writer(knowledge_base, embedder.fingerprint) as writer:
+                return run.run(plan, writer, tags=tags)
+        finally:
+            give_back()
 
-    def _known(self, name: str) -> dict[str, DocumentInfo]:
-        """The documents there are, by uri."""
-        self.bases.folder(name)
-        if name not in self.names():
-            return {}
-        return {info.uri: info for info in self.bases.open_store(name).documents()}
+    def _known(self, name: str) -> Known | None:
+        """The documents there are; None where there is no knowledge base yet."""
+        if self.bases.places.place(name) is None:
+            return None
+        return self.bases.open_store(name).known()
 
     def _ingest(self, embedder: Embedder, on_progress: Callable[[Progress], None]) -> Ingest:
         return Ingest(
@@ -295,7 +301,11 @@ class Engine:
         store = self.store(knowledge_base)
         embedder = self.bases.named_embedder(embedding, on_prepare)
         run = self._ingest(embedder, on_progress)
-        with self._writing, store.writer(embedder.fingerprint, replacing=True) as writer:
+        fingerprint = embedder.fingerprint
+        with (
+            self._writing,
+            self.bases.writer(knowledge_base, fingerprint, replacing=True) as writer,
+        ):
             stored = [StoredDocument(info, store.document) for info in store.documents()]
             return run.run(Plan(stored), writer)
 
@@ -309,7 +319,7 @@ class Engine:
         if fingerprint is None:
             raise NotFoundError(f"The knowledge base {knowledge_base!r} is empty.")
         infos = [self.find(document_id, knowledge_base) for document_id in document_ids]
-        with self._writing, store.writer(fingerprint) as writer:
+        with self._writing, self.bases.writer(knowledge_base, fingerprint) as writer:
             for info in infos:
                 writer.remove(info.uri)
             writer.publish()

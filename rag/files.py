@@ -8,13 +8,14 @@ import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from rag.errors import FileTooLargeError, InputError, LoadError
-from rag.ingest import Failure, Plan
+from rag.ingest import Covers, Failure, Plan
 from rag.load import SUPPORTED_TYPES, load
-from rag.types import Content
+from rag.types import Content, Known
 
 _FILE = "file:"
 # What editors, office programs and systems leave beside documents.
@@ -137,7 +138,7 @@ def plan_files(
     *,
     indexes: Path,
     max_bytes: int,
-    known_name: Callable[[str], str | None],
+    known: Known | None,
     loads: Loads = load,
     follow_links: bool = False,
 ) -> Plan:
@@ -145,24 +146,25 @@ def plan_files(
 
     A folder covers the documents that came from below it, but for those below a folder that cannot
     be read, and unless no document is left in it: an empty folder is more often a disk that is not
-    mounted than a wish to forget everything. `known_name` gives the name a uri already has, so that
-    a document keeps its name when a part of its folder is ingested alone.
+    mounted than a wish to forget everything. A document that is `known` keeps its name when a part
+    of its folder is ingested alone.
 
     A link below a folder is read if it leads to a file below that folder, or to any file with
     `follow_links`; other links, and all links to folders, are skipped and say so. A path that is
     given may be a link itself. Raises InputError for a path that does not exist.
     """
     indexes = indexes.resolve()
-    sources: dict[str, FileSource] = {}
+    found: dict[str, tuple[Path, str]] = {}
     skipped: list[Failure] = []
     notes: list[str] = []
     roots: list[Path] = []
     unreadable: list[OSError] = []
 
+    within = cache(lambda folder: _within(Path(folder), indexes))
+
     def add(path: Path, name: str) -> None:
-        uri = uri_of(path, indexes)
-        name = known_name(uri) or _shown(name)
-        sources.setdefault(uri, FileSource(path, uri, name, max_bytes, loads))
+        folder, last = os.path.split(path)
+        found.setdefault(within(folder) + _utf8(last), (path, _shown(name)))
 
     for given in paths:
         path = given.expanduser()
@@ -192,7 +194,7 @@ def plan_files(
 
     closed = [_ClosedFolder(Path(error.filename), indexes, error) for error in unreadable]
 
-    def covers(uri: str) -> bool:
+    def is_below(uri: str) -> bool:
         path = path_of(uri, indexes)
         return (
             path is not None
@@ -204,13 +206,33 @@ def plan_files(
         path = path_of(uri, indexes)
         return path is not None and not path.exists()
 
-    ordered = sorted(sources.values(), key=lambda source: source.name)
-    return Plan([*ordered, *closed], covers, is_gone, skipped, notes)
+    names = {} if known is None else known.some(found)
+    sources = [
+        FileSource(path, uri, names[uri].name if uri in names else name, max_bytes, loads)
+        for uri, (path, name) in found.items()
+    ]
+    sources.sort(key=lambda source: source.name)
+    covers = Covers(tuple(_prefix(root, indexes) for root in roots), is_below)
+    return Plan([*sources, *closed], covers, is_gone, skipped, notes)
+
+
+def _prefix(root: Path, indexes: Path) -> str:
+    """That of the uris of all files below `root`: below a folder that holds the folder of indexes,
+    they may begin with anything."""
+    return _FILE if indexes.is_relative_to(root) else f"{uri_of(root, indexes)}/"
 
 
 def uri_of(path: Path, indexes: Path) -> str:
-    relative = Path(os.path.relpath(path, indexes)).as_posix()
-    return _FILE + _STRAY_BYTE.sub(lambda byte: f"\ufffd{ord(byte[0]) - 0xDC00:02x}", relative)
+    return _FILE + _utf8(Path(os.path.relpath(path, indexes)).as_posix())
+
+
+def _within(folder: Path, indexes: Path) -> str:
+    """That with which the uris of the files in a folder begin."""
+    return _FILE if folder == indexes else f"{uri_of(folder, indexes)}/"
+
+
+def _utf8(name: str) -> str:
+    return _STRAY_BYTE.sub(lambda byte: f"\ufffd{ord(byte[0]) - 0xDC00:02x}", name)
 
 
 def path_of(uri: str, indexes: Path) -> Path | None:

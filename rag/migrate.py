@@ -1,7 +1,7 @@
 """Copies a knowledge base from one kind of store to another, vectors included, and proves it.
 
 Nothing is embedded. The source cannot change meanwhile, for its writer is held; readers of both go
-on. A copy that broke off goes on where it was. Whoever calls switches to the target afterwards.
+on. A copy that broke off goes on where it was. Whoever calls decides what switching is.
 """
 
 from __future__ import annotations
@@ -69,9 +69,12 @@ def migrate(
     samples: int = 100,
     least_overlap: float = 0.95,
     on_progress: Callable[[CopyProgress], None] = lambda _progress: None,
+    switch: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Verified:
     """Makes the target hold what the source has published, and nothing else.
+
+    `switch` is called when that is proven, while nobody can write to the source yet.
 
     Raises InputError for a source without documents, BusyError if one of the two is being written
     to, FingerprintError if the target holds other vectors and is not `replacing` them, and
@@ -84,29 +87,22 @@ def migrate(
             "Fill it with: rag ingest PATH",
         )
     began = clock()
-    with (
-        source.writer(fingerprint) as held,
-        target.writer(fingerprint, replacing=replacing) as writer,
-    ):
-        copy = _Copy(
-            source, fingerprint.dimension, held, writer, on_progress, lambda: clock() - began
-        )
-        copy.run()
-        sampled = _sample(source, copy.infos, samples)
-        vectors = held.vectors([chunk.embedded_text for chunk in sampled])
-        _check_vectors(vectors, writer.vectors(list(vectors)))
-        generation = writer.publish()
-    source.refresh()
-    target.refresh()
-    _check_documents(copy.infos, target.documents())
-    dense, keyword = _overlaps(source, target, sampled, vectors)
-    if dense < least_overlap or keyword < _LEAST_KEYWORD_OVERLAP:
-        raise StoreError(
-            f"The copy finds other chunks than the original: of its best ten {dense:.1%} by"
-            f" meaning ({least_overlap:.0%} are needed) and {keyword:.1%} by words"
-            f" ({_LEAST_KEYWORD_OVERLAP:.0%}) are the same.",
-            "The original is unchanged. Check the copy's vector index, and copy again.",
-        )
+    with source.writer(fingerprint) as held:
+        with target.writer(fingerprint, replacing=replacing) as writer:
+            copy = _Copy(
+                source, fingerprint.dimension, held, writer, on_progress, lambda: clock() - began
+            )
+            copy.run()
+            sampled = _sample(source, copy.infos, samples)
+            vectors = held.vectors([chunk.embedded_text for chunk in sampled])
+            _check_vectors(vectors, writer.vectors(list(vectors)))
+            generation = writer.publish()
+        source.refresh()
+        target.refresh()
+        _check_documents(copy.infos, target.documents())
+        dense, keyword = _overlaps(source, target, sampled, vectors)
+        _check_overlaps(dense, keyword, least_overlap)
+        switch()
     return Verified(
         documents=len(copy.infos),
         chunks=sum(info.chunks for info in copy.infos),
@@ -140,19 +136,20 @@ class _Copy:
         self._on_progress = on_progress
         self._seconds = seconds
         self.infos = source.documents()
+        self._chunks = sum(info.chunks for info in self.infos)
         self.copied = self.kept = self.removed = 0
         self._chunks_done = 0
 
     def run(self) -> None:
         known = self._writer.known()
         wanted = {info.uri for info in self.infos}
-        for uri in known:
-            if uri not in wanted:
-                self._writer.remove(uri)
-                self.removed += 1
+        for uri in [uri for uri in known if uri not in wanted]:
+            self._writer.remove(uri)
+            self.removed += 1
         missing = []
+        held = known.some(wanted)
         for info in self.infos:
-            if info.uri in known and _same(known[info.uri], info):
+            if info.uri in held and _same(held[info.uri], info):
                 self.kept += 1
                 self._chunks_done += info.chunks
             else:
@@ -192,7 +189,7 @@ class _Copy:
         if lost:
             raise DamagedStoreError(
                 f"{len(lost)} vectors of {document.name} are missing in the original.",
-                "Embed anew what is missing with: rag reindex",
+                "Embed anew what is missing with: rag repair",
             )
         rows = [vectors[chunk.embedded_text] for chunk in chunks]
         return np.array(rows, np.float32).reshape(len(rows), self._dimension)
@@ -203,7 +200,7 @@ class _Copy:
                 documents_done=self.kept + self.copied,
                 documents=len(self.infos),
                 chunks_done=self._chunks_done,
-                chunks=sum(info.chunks for info in self.infos),
+                chunks=self._chunks,
                 seconds=self._seconds(),
             )
         )
@@ -254,6 +251,16 @@ def _check_documents(expected: Sequence[DocumentInfo], held: Sequence[DocumentIn
         raise StoreError(
             f"The copy differs from the original in {len(names)} documents, among them {names[0]}.",
             "Does another process write to the copy? Copy again.",
+        )
+
+
+def _check_overlaps(dense: float, keyword: float, least: float) -> None:
+    if dense < least or keyword < _LEAST_KEYWORD_OVERLAP:
+        raise StoreError(
+            f"The copy finds other chunks than the original: of its best ten {dense:.1%} by"
+            f" meaning ({least:.0%} are needed) and {keyword:.1%} by words"
+            f" ({_LEAST_KEYWORD_OVERLAP:.0%}) are the same.",
+            "The original is unchanged. Check the copy's vector index, and copy again.",
         )
 
 

@@ -14,12 +14,13 @@ from rag.types import Chunk, Document, Element
 if TYPE_CHECKING:
     from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-SPLITTER_VERSION = "2"
+SPLITTER_VERSION = "3"
 
 # Tried in this order; each separator stays at the end of the piece before it.
 SEPARATORS = (
     r"\n[ \t]*\n\s*",
     r"\n",
+    r"(?<=[|\t])",
     r"(?<=[。！？…])(?![。！？…”’」』）】])|(?<=[。！？…][”’」』）】])",
     r"(?<=[.!?])\s+",
     r"(?<=[；，;,])",
@@ -34,6 +35,7 @@ _SENTENCE_END = re.compile(
 _WHOLE_BLOCK_LIMIT = 8
 _MAX_CONTEXT_CHARACTERS = 240
 _MAX_HEADER_CHARACTERS = 300  # with a full chunk about what most models take
+_CELL_ENDS = ("|", "\t", ",", ";")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Splitter:
 
     def split(self, document: Document) -> list[Chunk]:
         chunks: list[Chunk] = []
-        headers = _headers(document.elements)
+        headers, columns = _headers(document.elements), _Columns(document.text)
         for section in _sections(document):
             ends = [element.end for element in section]
             for group in self._groups(document.text, section):
@@ -89,8 +91,9 @@ class Splitter:
                     continue
                 rows = _rows(section, bisect_right(ends, start), end)
                 header = headers[rows[0].start] if rows else None
-                if header is not None and header.start >= start:
-                    header = None
+                named = ""
+                if header is not None and header != rows[0]:
+                    named = columns.above(header, rows[0], start)
                 chunks.append(
                     Chunk(
                         document_id=document.id,
@@ -98,7 +101,7 @@ class Splitter:
                         start=start,
                         end=end,
                         text=document.text[start:end],
-                        context=_context(document, section[0], header),
+                        context=_context(document, section[0], named),
                         heading=_path(document.text, section[0]),
                         page=section[0].page,
                         sheet=section[0].sheet,
@@ -223,13 +226,45 @@ def _rows(section: Sequence[Element], first: int, end: int) -> list[Element]:
     return [section[place] for place in places if section[place].kind in ("row", "header")]
 
 
-def _context(document: Document, first: Element, header: Element | None) -> str:
+class _Columns:
+    """Which part of a header stands above a piece of a row that had to be cut."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._ends: dict[tuple[int, str], list[int]] = {}
+        self._marks: dict[int, str] = {}
+
+    def above(self, header: Element, row: Element, start: int) -> str:
+        """From the column on in which `start` is, or all of it where the cells cannot be told."""
+        begin = header.start
+        if start > row.start:
+            mark = self._marks.get(header.start) or self._mark(header)
+            names, cells = self._ends_of(header, mark), self._ends_of(row, mark)
+            passed = bisect_right(cells, start)
+            if passed and len(names) == len(cells):
+                begin = names[passed - 1]
+        return self._text[begin : min(header.end, begin + _MAX_HEADER_CHARACTERS + 1)].strip()
+
+    def _mark(self, header: Element) -> str:
+        text = self._text[header.start : header.end]
+        self._marks[header.start] = max(_CELL_ENDS, key=text.count)
+        return self._marks[header.start]
+
+    def _ends_of(self, row: Element, mark: str) -> list[int]:
+        key = (row.start, mark)
+        if key not in self._ends:
+            found = re.finditer(re.escape(mark), self._text[row.start : row.end])
+            self._ends[key] = [row.start + match.end() for match in found]
+        return self._ends[key]
+
+
+def _context(document: Document, first: Element, header: str) -> str:
     path = list(_path(document.text, first))
     if not path or path[0] != document.title:
         path.insert(0, document.title)
     lines = [" > ".join(part for part in path if part)[:_MAX_CONTEXT_CHARACTERS]]
-    if header is not None:
-        lines.append(_shortened(document.text[header.start : header.end]))
+    if header:
+        lines.append(_shortened(header))
     return "\n".join(lines)
 
 

@@ -5,7 +5,8 @@ All character offsets count Unicode code points into `Content.text`, half-open: 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -209,6 +210,26 @@ class Hit:
     via: Via
 
 
+class Known(Mapping[str, DocumentInfo]):
+    """Documents by uri, looked up when they are asked for: what an ingest costs must not grow with
+    what there is already. Only iteration and `len` walk all of them. Safe to use from one thread
+    while another one writes.
+    """
+
+    @abstractmethod
+    def some(self, uris: Iterable[str]) -> dict[str, DocumentInfo]:
+        """Those of `uris` that are known; many at once cost a tenth of one after the other."""
+
+    @abstractmethod
+    def below(self, prefix: str) -> Iterator[str]:
+        """The uris that begin with `prefix`, rising; what is written meanwhile may be among them.
+        Costs what lies there."""
+
+    @abstractmethod
+    def holding(self, hashes: Iterable[str]) -> Iterator[str]:
+        """The uris of documents whose `content_hash` is one of these."""
+
+
 class StoreWriter(Protocol):
     """One ingest's changes. Nothing of them is seen before `publish`, and then all at once.
 
@@ -216,8 +237,8 @@ class StoreWriter(Protocol):
     `known`, so that work is resumed and not repeated.
     """
 
-    def known(self) -> Mapping[str, DocumentInfo]:
-        """By uri, every document as it would stand after publishing now."""
+    def known(self) -> Known:
+        """Every document as it would stand after publishing now."""
         ...
 
     def vectors(self, texts: Sequence[str]) -> Mapping[str, Vector]:
@@ -260,6 +281,10 @@ class ChunkStore(Protocol):
         ...
 
     def documents(self, filters: Filters = Filters()) -> list[DocumentInfo]: ...
+
+    def known(self) -> Known:
+        """Every document that is published."""
+        ...
 
     def document(self, document_id: str) -> Document:
         """Raises NotFoundError."""

@@ -1,4 +1,8 @@
-"""A real Milvus server for tests: PyPI's `milvus==2.3.5`, on free ports of loopback.
+"""A real Milvus server for tests: PyPI's `milvus==2.3.5`, on ports of its own.
+
+It listens on all interfaces, whatever its files say, so it only starts where there is no other than
+loopback: scripts/test sees to that. `python -m tests.milvus_server` fetches it; with a command, it
+runs that beside a server, whose address is in RAG_TEST_MILVUS_URI.
 
 The package is put into the user's cache folder once, apart from the project's own packages. The
 server's binary is run directly, not through its wrapper, so that its process is ours to kill.
@@ -6,12 +10,14 @@ server's binary is run directly, not through its wrapper, so that its process is
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,9 +26,12 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from tests.services import free_port
+from tests import loopback
 
 PACKAGE = "milvus==2.3.5"
+_NOTES = Path("/tmp/milvus")  # where a server of 2.3.5 notes its id, whatever it is told
+_BLOCK = 20  # ports
+_made = itertools.count()
 DEADLINE = 120.0  # of a start: a hang becomes a failure
 _PORTS = (
     "etcd_port",
@@ -64,6 +73,10 @@ etcd.write_text(json.dumps({
 yaml = Path(data) / "configs" / "milvus.yaml"
 before, after = yaml.read_text().split("  use:\\n    embed: true", 1)
 yaml.write_text(f"{before}  config:\\n    path: {etcd}\\n  use:\\n    embed: true{after}")
+# A killed server's parts are believed alive for this long after it is started again.
+text = yaml.read_text()
+assert text.count("ttl: 30 ") == 1
+yaml.write_text(text.replace("ttl: 30 ", "ttl: 5 "))
 """
 
 
@@ -83,6 +96,13 @@ def _installed() -> Path:
     return home
 
 
+def _ports_of_our_own() -> range:
+    """Others than those of all servers and processes of this run, and below those that connections
+    are given: a server takes its ports so late that a port found free was often gone."""
+    start = 10_000 + _BLOCK * ((os.getpid() * 10 + next(_made)) % 1000)
+    return range(start, start + _BLOCK)
+
+
 class MilvusServer:
     """One server with its data in `folder`. It can be killed and started again on its data."""
 
@@ -90,14 +110,15 @@ class MilvusServer:
         self._folder = folder
         self._home = _installed()
         self._process: subprocess.Popen[bytes] | None = None
-        self._metrics = free_port()
-        ports: dict[str, object] = {name: free_port() for name in _PORTS}
+        block = _ports_of_our_own()
+        self._metrics, peer, *others = block
+        ports: dict[str, object] = dict(zip(_PORTS, others, strict=False))
         self.uri = f"http://127.0.0.1:{ports['proxy_port']}"
-        self._prepare({**ports, "authorization_enabled": password_needed})
+        self._prepare({**ports, "authorization_enabled": password_needed}, peer)
 
-    def _prepare(self, options: dict[str, object]) -> None:
+    def _prepare(self, options: dict[str, object], peer: int) -> None:
         values = [json.dumps(options), json.dumps({f"{p}.ip": "127.0.0.1" for p in _PARTS})]
-        values.append(json.dumps([options["etcd_port"], free_port()]))
+        values.append(json.dumps([options["etcd_port"], peer]))
         with FileLock(self._home / "install.lock"):
             subprocess.run(
                 [sys.executable, "-c", _PREPARE, str(self._home), str(self._folder), *values],
@@ -111,12 +132,13 @@ class MilvusServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Returns when the server says it is healthy."""
+        """Returns when the server says it is healthy. It ends with this process at the latest."""
+        assert loopback.is_all_there_is(), "Run the tests of the Milvus server with: scripts/test"
         binary = self._home / "bin" / "milvus"
         log = self._folder / "server.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [binary, "run", "standalone"],
+                ["setpriv", "--pdeathsig", "KILL", binary, "run", "standalone"],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
@@ -148,4 +170,22 @@ class MilvusServer:
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait(DEADLINE)
+            (_NOTES / f"server_id_{self._process.pid}").unlink(missing_ok=True)
             self._process = None
+
+
+def _run_beside_server(command: list[str]) -> int:
+    with tempfile.TemporaryDirectory(prefix="rag-milvus-") as folder:
+        server = MilvusServer(Path(folder))
+        try:
+            server.start()
+            return subprocess.call(command, env={**os.environ, "RAG_TEST_MILVUS_URI": server.uri})
+        finally:
+            server.kill()
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:]:
+        _installed()
+    else:
+        sys.exit(_run_beside_server(sys.argv[1:]))

@@ -320,3 +320,19 @@ def test_connections_that_the_server_ended_are_replaced(opened: Open, postgres_u
         other.execute(sa.text(others))
     engine.dispose()
     assert read(part) == ["a"]
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("rest", "why"),
+    [("{port}/absent", "no such database or user"), ("1/postgres", "nothing listens")],
+)
+def test_a_postgresql_that_cannot_be_used_says_why_and_shows_no_address(
+    opened: Open, postgres_url: str, rest: str, why: str
+) -> None:
+    server, _, place = postgres_url.rpartition(":")
+    url = f"{server}:{rest.format(port=place.partition('/')[0])}"
+    with pytest.raises(StoreError, match=why) as raised, opened(url).part(notes).reading():
+        pass
+    assert "127.0.0.1" not in str(raised.value)

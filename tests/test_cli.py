@@ -82,7 +82,7 @@ def test_help_is_there_at_once_and_loads_nothing_heavy(desk: Desk) -> None:
     heavy = {
         "torch", "unstructured", "faiss", "numpy", "fastapi", "langchain", "langchain_core",
         "langchain_text_splitters", "openai", "onnx", "onnxruntime", "tantivy", "PIL", "pypdfium2",
-        "sqlalchemy", "tokenizers", "uvicorn",
+        "sentencepiece", "sqlalchemy", "uvicorn",
     }  # fmt: skip
     assert heavy.isdisjoint(run.stdout.split())
     times = []

@@ -96,3 +96,16 @@ def test_an_earlier_generation_comes_back_until_it_is_let_go(desk: Desk) -> None
     assert done(desk.rag("rollback"), 1).stderr.startswith("Error: ")
     assert answer(desk) == before
     done(desk.rag("verify"))
+
+
+def test_a_knowledge_base_is_deleted_for_good_when_one_says_yes(desk: Desk) -> None:
+    before = answer(desk)
+    asked = done(desk.rag("drop", "default", said="n\n"), 1)
+    assert "2 documents" in asked.stdout
+    assert answer(desk) == before
+    done(desk.rag("drop", "default", "--yes"))
+    assert not list((desk.root / "indexes").glob("*default*"))
+    assert "There is no knowledge base" in done(desk.rag("ask", QUESTION), 1).stderr
+    assert "There is no knowledge base" in done(desk.rag("drop", "default", "--yes"), 1).stderr
+    done(desk.rag("ingest", "documents"))
+    assert answer(desk) == before

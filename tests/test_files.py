@@ -19,7 +19,7 @@ Folder = Callable[..., Path]
 
 
 def plan(*paths: Path, indexes: Path, max_bytes: int = 10**6) -> Plan:
-    return plan_files(paths, indexes=indexes, max_bytes=max_bytes, known_name=lambda _: None)
+    return plan_files(paths, indexes=indexes, max_bytes=max_bytes, known=None)
 
 
 def names(plan: Plan) -> list[str]:
@@ -34,6 +34,27 @@ def indexes(tmp_path: Path) -> Path:
 def test_a_folder_stands_for_all_documents_below_it_in_order(folder: Folder, indexes: Path) -> None:
     root = folder(**{"b.md": "x", "a/deep/er.PDF": "x", "a.txt": "x"})
     assert names(plan(root, indexes=indexes)) == ["a.txt", "a/deep/er.PDF", "b.md"]
+
+
+@pytest.mark.parametrize("root", ["docs", "docs/deep", "project", "project/kept", "", "手册"])
+@pytest.mark.parametrize("below", ["a.md", "deep/a.md", "project/a.md", "project/kept/a.md"])
+def test_what_a_folder_covers_lies_below_its_prefixes(
+    tmp_path: Path, root: str, below: str
+) -> None:
+    path, indexes = tmp_path / root / below, tmp_path / "project" / "kept" / "indexes"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x")
+    covers = plan(tmp_path / root, indexes=indexes).covers
+    assert uri_of(path, indexes).startswith(covers.prefixes)
+    (source,) = plan(path, indexes=indexes).sources
+    assert source.uri == uri_of(path, indexes)
+    inside = indexes / "note.md"
+    inside.parent.mkdir(parents=True, exist_ok=True)
+    inside.write_text("x")
+    assert [s.uri for s in plan(inside, indexes=indexes).sources] == ["file:note.md"]
+    assert covers(uri_of(path.with_name("gone.md"), indexes))
+    assert not covers(uri_of(tmp_path / f"{root}2" / below, indexes)) or not root
+    assert not covers("upload:a.md")
 
 
 def test_a_single_file_is_called_by_its_own_name(folder: Folder, indexes: Path) -> None:
@@ -147,8 +168,8 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_its_documents_kept(
     (root / "gone.md").unlink()
     scan = os.scandir
 
-    def refusing(path: str) -> object:
-        if Path(path).name == "closed":
+    def refusing(path: str | int) -> object:
+        if not isinstance(path, int) and Path(path).name == "closed":
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 

@@ -269,9 +269,9 @@ def test_a_large_index_takes_back_what_it_had_masked(
         store.rollback(back)
         for each in (store, reader):
             each.refresh()
-            assert each._view is not None
-            assert each._view.vectors.base is not None
-            assert each._view.vectors.gone is not None  # still the first base, with a mask
+            assert each._views.newest is not None
+            assert each._views.newest.vectors.base is not None
+            assert each._views.newest.vectors.gone is not None  # still the first base, with a mask
             assert set(found(each, "zebra")) == {f"zebra {n}" for n in range(60)}
             allowed = Filters(documents=("1.md", "2.md"))
             assert set(found(each, "zebra", filters=allowed)) == {"zebra 1", "zebra 2"}
@@ -456,6 +456,39 @@ def test_a_database_of_the_first_version_goes_on(place: Path, store: EmbeddedSto
     assert set(found(again, "zebra")) == {"zebra a.md", "zebra b.md"}
     assert again.gc(keep=0).chunks == 1
     again.close()
+
+
+@pytest.mark.parametrize(
+    ("published", "staged", "expected"),
+    [
+        ("one", "one", {"a": "one", "b": "one"}),
+        ("one", "two", {"a": "one", "b": "two"}),
+        (None, "two", {"a": "two", "b": "two"}),
+        ("one", None, {"a": "one", "b": "one"}),
+    ],
+)
+def test_rows_of_an_older_version_are_of_the_model_they_were_made_with(
+    published: str | None, staged: str | None, expected: dict[str, str]
+) -> None:
+    """Without being written anew, for there may be millions of them."""
+    db = sqlite3.connect(":memory:")
+    db.executescript("".join(schema._STEPS[:2]))
+    kept = {"fingerprint": published, "staged_fingerprint": staged, "generation": "1"}
+    for key, value in kept.items():
+        if value is not None and (published or key != "generation"):
+            db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+    for key, added_in in ((1, 1), (2, 2)):
+        db.execute(
+            "INSERT INTO documents VALUES (?,?,?,?,'md','','','[]','h','s',1,'[]',1,'',?,NULL)",
+            (key, "ab"[key - 1], "ab"[key - 1], "ab"[key - 1], added_in),
+        )
+    db.commit()
+    db.executescript("".join(schema._STEPS[2:]))
+    rows = db.execute(
+        "SELECT d.id, f.value FROM documents d JOIN fingerprints f ON f.id = d.fingerprint"
+    )
+    assert dict(rows.fetchall()) == expected
+    db.close()
 
 
 # --- any sequence of events -----------------------------------------------------------------------

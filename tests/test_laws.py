@@ -49,7 +49,7 @@ FLOORS = (
         "rag.callers",
         "rag.cache",
     ),
-    ("rag.ingest", "rag.retrieve", "rag.migrate", "rag.transfer"),
+    ("rag.ingest", "rag.retrieve", "rag.migrate", "rag.transfer", "rag.places"),
     (
         "rag.files",
         "rag.watch",
@@ -59,7 +59,7 @@ FLOORS = (
         "rag.gateway",
         "rag.bases",
     ),
-    ("rag.conversation", "rag.complete", "rag.keeping", "rag.origins"),
+    ("rag.conversation", "rag.complete", "rag.keeping", "rag.moving", "rag.origins"),
     ("rag.generate",),
     ("rag.answer",),
     ("rag.asking",),

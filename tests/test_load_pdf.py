@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -26,18 +27,28 @@ CHINESE = (
 
 
 def pdf(
-    pages: Sequence[Sequence[Line]], font: str = LATIN, *, title: str = "", trailer: str = ""
+    pages: Sequence[Sequence[Line]],
+    font: str = LATIN,
+    *,
+    title: str = "",
+    trailer: str = "",
+    drawn: Sequence[str] = (),
+    extra: str = "",
+    wrap: str = "%s",
 ) -> bytes:
+    """`drawn` goes below the lines of each page, `wrap` round both, `extra` into each page."""
+
     def shown(text: str) -> str:
         return f"<{text.encode('utf-16-be').hex()}>" if font == CHINESE else f"({text})"
 
     objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
-    for page in pages:
-        stream = "\n".join(f"BT /F {s} Tf {x} {y} Td {shown(t)} Tj ET" for x, y, s, t in page)
+    for page, below in zip_longest(pages, drawn, fillvalue=""):
+        lines = [f"BT /F {s} Tf {x} {y} Td {shown(t)} Tj ET" for x, y, s, t in page]
+        stream = wrap % "\n".join([below, *lines])
         number = len(objects) + 1
         objects.append(
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents {number + 1} 0 R "
-            f"/Resources << {font} >> >>"
+            f"/Resources << {font} >> {extra} >>"
         )
         objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
     kids = " ".join(f"{3 + 2 * i} 0 R" for i in range(len(pages)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import time
 import zipfile
 from email.message import EmailMessage
 from pathlib import Path
@@ -324,3 +325,64 @@ def test_a_mail_gives_subject_people_plain_body_and_names_of_attachments() -> No
 def test_a_mail_that_calls_itself_gb2312_may_use_more(kind: str) -> None:
     head = f"Subject: a\r\nContent-Type: text/{kind}; charset=gb2312\r\n\r\n".encode()
     assert "镕基" in read("a.eml", head + "<p>镕基</p>".encode("gbk")).text
+
+
+# --- long -----------------------------------------------------------------------------------------
+
+LONG = {
+    "words": "gateway keeps its data " * 45_000,
+    "sentences": "The gateway keeps its data. It sends them later! " * 21_000,
+    "full stops": ". " * 500_000,
+    "capitals": "Aa " * 330_000,
+    "Chinese": "本制度适用于全体员工。" * 100_000,
+}
+
+
+def slide_of(text: str) -> bytes:
+    file = io.BytesIO()
+    deck = pptx.Presentation()
+    deck.slides.add_slide(deck.slide_layouts[1]).placeholders[1].text = text
+    deck.save(file)
+    return file.getvalue()
+
+
+def word_of(text: str) -> bytes:
+    file = io.BytesIO()
+    document = docx.Document()
+    document.add_paragraph(text)
+    document.save(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("what", list(LONG))
+@pytest.mark.parametrize("kind", ["html", "docx", "pptx"])
+def test_a_paragraph_of_a_megabyte_is_read_in_a_moment(kind: str, what: str) -> None:
+    text = LONG[what].strip()
+    makers = {"html": lambda: f"<p>{text}".encode(), "docx": lambda: word_of(text)}
+    data = makers.get(kind, lambda: slide_of(text))()
+    read("first.html", b"<p>x</p>")  # the libraries
+    started = time.monotonic()
+    assert read(f"long.{kind}", data).text == text
+    assert time.monotonic() - started < 2
+
+
+def test_twenty_thousand_lines_in_one_run_of_a_word_file_are_read() -> None:
+    lines = [f"line {number}" for number in range(20_000)]
+    started = time.monotonic()
+    assert read("log.docx", word_of("\n".join(lines))).text.split("\n") == lines
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("kind", ["html", "docx", "pptx"])
+def test_no_text_is_cut_into_sentences_to_tell_what_it_is(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unstructured.nlp import tokenize
+
+    def cut(text: str) -> None:
+        pytest.fail(f"{text!r} went through spaCy")
+
+    monkeypatch.setattr(tokenize, "_process", cut)
+    text = "The gateway keeps its data. It sends them later."
+    makers = {"html": lambda: f"<p>{text}".encode(), "docx": lambda: word_of(text)}
+    assert read(f"a.{kind}", makers.get(kind, lambda: slide_of(text))()).text == text

@@ -274,9 +274,7 @@ def ingest(folder: Path, store: EmbeddedStore, *, ocr: bool, seconds: float = 12
         settings_key="1",
         lacks=lacks(limits),
     )
-    plan = plan_files(
-        [folder], indexes=folder / "i", max_bytes=2**24, known_name=lambda _: None, loads=loads
-    )
+    plan = plan_files([folder], indexes=folder / "i", max_bytes=2**24, known=None, loads=loads)
     with store.writer(embedder.fingerprint) as writer:
         return run.run(plan, writer)
 

@@ -333,7 +333,7 @@ def ingested(engine: Engine, root: Path, pool: ReaderPool) -> Report:
         [root],
         indexes=engine.settings.indexes,
         max_bytes=MAX,
-        known_name=lambda _: None,
+        known=None,
         loads=pool.load,
     )
     return engine.ingest_plan(plan)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,10 +15,12 @@ from rag.application import ApplicationDatabase
 from rag.errors import BusyError, FingerprintError, InputError, StoreError
 from rag.migrate import CopyProgress, migrate
 from rag.stores.embedded import EmbeddedStore
-from rag.stores.milvus import MilvusStore
+from rag.stores.milvus import MilvusStore, outbox
+from rag.stores.milvus.verify import verify
 from rag.types import Candidate, ChunkStore, Filters
 from tests.fakes import FakeEmbedder
-from tests.test_store_contract import EMBEDDER, MINE, Died, found, names, publish, put
+from tests.test_store_contract import EMBEDDER, MINE, Died, found, make, names, publish, put
+from tests.test_store_milvus import _release
 
 WORDS = ("年假", "hotel", "costs", "zebra", "病假", "laptop", "标签", "差旅")
 Place = Callable[[str], ChunkStore]
@@ -172,3 +178,97 @@ def test_to_milvus_and_back(embedded: Place, lite: ChunkStore) -> None:
     assert (there.documents, there.dense_overlap) == (30, 1.0)
     migrate(lite, back)
     assert same(source, back)
+
+
+@pytest.mark.slow
+@pytest.mark.milvus_lite
+def test_only_what_is_published_is_copied_and_earlier_generations_stay_behind(
+    embedded: Place, tmp_path: Path
+) -> None:
+    database = ApplicationDatabase(f"sqlite:///{tmp_path / 'rag.db'}")
+    options = {"uri": str(tmp_path / "milvus.db"), "folder": tmp_path / "milvus"}
+    there = MilvusStore("base", database, **options, timeout=30, keep_generations=3)  # type: ignore[arg-type]
+    source = EmbeddedStore(tmp_path / "source", keep_generations=3)
+    fill(source)
+    document, chunks = make("folder/ü 标签.md", "年假", "hotel", tags=("hr", "标签"), version="7")
+    with source.writer(MINE) as writer:
+        writer.put(document, chunks, EMBEDDER.embed_documents([c.embedded_text for c in chunks]))
+        writer.remove("file:3.md")
+        writer.publish()
+    publish(source, ("4.md", "later"))
+    source.rollback(2)
+    calls = EMBEDDER.calls
+    assert migrate(source, there).documents == 30
+    assert same(source, there)
+    publish(there, ("5.md", "later there"), remove=["6.md"])
+    there.rollback()
+    assert len(there.generations()) == 3
+    back = embedded("back")
+    migrate(there, back)
+    assert EMBEDDER.calls == calls + 1 + 2 * len(WORDS)  # one text, and the questions of `same`
+    assert same(there, back)
+    assert same(source, back)
+    assert len(back.generations()) == 1  # type: ignore[attr-defined]
+    assert back.document(document.id) == document
+    (info,) = back.documents(Filters(tags=("标签",)))
+    assert (info.id, info.uri, info.tags) == (document.id, document.uri, document.tags)
+    assert (info.content_hash, info.settings_hash) == ("7", "s")
+    source.close()
+    there.close()
+
+
+_MIGRATE = """
+import os, signal, sys
+from pathlib import Path
+from rag.migrate import migrate
+from tests.test_migrate import open_both
+source, target = open_both(Path(sys.argv[1]), back=sys.argv[2] == "back")
+def die(progress):
+    if progress.documents_done == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+print(migrate(source, target, on_progress=die))
+"""
+
+
+def open_both(place: Path, *, back: bool) -> tuple[ChunkStore, ChunkStore]:
+    outbox._INSERT = 4  # so that some are in Milvus, and some on the way there
+    here = EmbeddedStore(place / ("back" if back else "source"))
+    database = ApplicationDatabase(f"sqlite:///{place / 'rag.db'}")
+    uri = str(place / "milvus.db")
+    there = MilvusStore("base", database, uri=uri, folder=place / "caches", timeout=30)
+    return (there, here) if back else (here, there)
+
+
+def migrate_killed(place: Path, way: str, after: int) -> None:
+    command = [sys.executable, "-c", _MIGRATE, str(place), way, str(after)]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, env=os.environ, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.milvus_lite
+def test_a_killed_copy_goes_on_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_INSERT", 4)
+    here = EmbeddedStore(tmp_path / "source")
+    fill(here)
+    here.close()
+    for after in (9, 20):
+        migrate_killed(tmp_path, "there", after)
+    source, target = open_both(tmp_path, back=False)
+    assert names(target) == []
+    verified = migrate(source, target)
+    assert (verified.copied, verified.kept, verified.documents) == (10, 20, 30)
+    assert isinstance(target, MilvusStore)
+    assert verify(target).findings == ()
+    assert same(source, target)
+    target.close()
+    _release(str(tmp_path / "milvus.db"))
+    migrate_killed(tmp_path, "back", 17)
+    there, back = open_both(tmp_path, back=True)
+    verified = migrate(there, back)
+    assert (verified.copied, verified.kept, verified.documents) == (13, 17, 30)
+    assert same(source, back)
+    for each in (source, there, back):
+        each.close()

@@ -120,7 +120,7 @@ def test_a_try_that_broke_off_changes_nothing_and_is_taken_up_again(
         return whole(texts)
 
     for size in ("_BATCH_CHUNKS", "_SLICE_CHUNKS"):
-        monkeypatch.setattr(f"rag.ingest.{size}", 1)
+        monkeypatch.setattr(f"rag.ingest.run.{size}", 1)
     monkeypatch.setattr(models.new, "embed_documents", fails_at_money)
     with pytest.raises(EmbedderError):
         filled.reindex("new")

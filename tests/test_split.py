@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+import time
+import tracemalloc
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -361,3 +363,63 @@ def test_text_below_a_table_does_not_get_its_header() -> None:
     assert "Sick" in chunks[0].text
     assert all("Kind" not in chunk.context for chunk in chunks[1:])
     assert len(chunks) > 1
+
+
+# --- rows that are too long -----------------------------------------------------------------------
+
+
+def wide(mark: str, columns: int, *, cell: str = "v") -> Document:
+    rows = [mark.join(f"{kind}{n}" for n in range(columns)) for kind in ("c", cell)]
+    text = "\n".join(rows)
+    end = len(rows[0])
+    header, row = Element("header", 0, end, row=1), Element("row", end + 1, len(text), row=2)
+    return document_of(text, header, row)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|", " | "])
+def test_a_row_that_is_cut_is_cut_between_cells_and_keeps_the_names_above_them(mark: str) -> None:
+    document = wide(mark, 500)
+    chunks = cut(document)
+    later = [c for c in chunks if c.start > document.elements[1].start]
+    assert len(later) > 10
+    for chunk in later:
+        first = re.match(r"v(\d+)", chunk.text)
+        assert first, chunk.text
+        assert [row for _, _, row in chunk.rows] == [2]
+        assert chunk.context.split("\n")[1].startswith(f"c{first[1]}{mark}")
+        assert count(chunk.text) <= SIZE
+
+
+def test_a_piece_of_a_cut_header_does_not_get_the_header() -> None:
+    chunks = [c for c in cut(wide(",", 500)) if c.text.startswith("c")]
+    assert len(chunks) > 10
+    assert {chunk.context for chunk in chunks} == {"Title"}
+
+
+def test_a_cut_row_with_other_cells_than_its_header_keeps_the_beginning_of_it() -> None:
+    document = wide(",", 500)
+    text = document.text + ',"a, b"'
+    row = replace(document.elements[1], end=len(text))
+    chunks = cut(document_of(text, document.elements[0], row))
+    assert {c.context.split("\n")[1][:6] for c in chunks if c.start > row.start} == {"c0,c1,"}
+
+
+@pytest.mark.slow
+def test_a_row_of_a_hundred_thousand_columns_costs_little() -> None:
+    content = load(Path("a.csv"), wide(",", 100_000).text.encode(), max_bytes=10**7)
+    document = document_of(content.text, *content.elements)
+    started = time.monotonic()
+    chunks = cut(document, size=400, overlap=50)
+    assert time.monotonic() - started < 30  # 2 s with nothing else running
+    assert {row for chunk in chunks for _, _, row in chunk.rows} == {1, 2}
+    assert max(count(chunk.text) for chunk in chunks) <= 400
+    assert sum(len(chunk.context) + len(chunk.text) for chunk in chunks) < 4 * len(content.text)
+
+
+def test_cutting_a_wide_row_takes_memory_in_proportion_to_it() -> None:
+    document = wide(",", 10_000)
+    tracemalloc.start()
+    cut(document, size=400, overlap=50)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50 * len(document.text)

@@ -30,6 +30,7 @@ from rag.application import ApplicationDatabase
 from rag.errors import BusyError, FingerprintError, NotFoundError
 from rag.stores.embedded import EmbeddedStore
 from rag.stores.milvus import MilvusStore
+from rag.stores.milvus.fields import Keywords
 from rag.types import (
     Chunk,
     ChunkStore,
@@ -45,14 +46,21 @@ from tests.milvus_server import MilvusServer
 Open = Callable[[Path], ChunkStore]
 
 
-def _open_milvus(place: Path, uri: str) -> ChunkStore:
+def _open_milvus(place: Path, uri: str, keywords: Keywords = "local") -> ChunkStore:
     place.mkdir(exist_ok=True)
     database = ApplicationDatabase(f"sqlite:///{place / 'rag.db'}")
-    return MilvusStore("base", database, uri=uri, folder=place / "base", timeout=30)
+    return MilvusStore(
+        "base", database, uri=uri, folder=place / "base", timeout=30, keywords=keywords
+    )
 
 
 def _open_milvus_lite(place: Path) -> ChunkStore:
     return _open_milvus(place, str(place / "milvus.db"))
+
+
+def _open_milvus_lite_ranking(place: Path) -> ChunkStore:
+    """Milvus ranks by keywords itself."""
+    return _open_milvus(place, str(place / "milvus.db"), "server")
 
 
 def _open_milvus_server(place: Path) -> ChunkStore:
@@ -62,11 +70,13 @@ def _open_milvus_server(place: Path) -> ChunkStore:
 IMPLEMENTATIONS: dict[str, Open] = {
     "embedded": lambda place: EmbeddedStore(place / "base"),
     "milvus_lite": _open_milvus_lite,
+    "milvus_lite_ranking": _open_milvus_lite_ranking,
     "milvus": _open_milvus_server,
 }
 CASES = [
     "embedded",
     pytest.param("milvus_lite", marks=[pytest.mark.slow, pytest.mark.milvus_lite]),
+    pytest.param("milvus_lite_ranking", marks=[pytest.mark.slow, pytest.mark.milvus_lite]),
     pytest.param("milvus", marks=[pytest.mark.slow, pytest.mark.milvus]),
 ]
 EMBEDDER = FakeEmbedder()
@@ -99,6 +109,9 @@ class Opener:
 
 @pytest.fixture(scope="session")
 def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    if "RAG_TEST_MILVUS_URI" in os.environ:  # scripts/test started one for all processes
+        yield
+        return
     server = MilvusServer(tmp_path_factory.mktemp("milvus"))
     try:
         server.start()
@@ -562,6 +575,29 @@ def test_what_was_put_before_a_writer_died_is_kept_for_the_next(opened: Opener) 
     store.refresh()
     assert found(store, "新的") == {"新的": "a.md", "another": "b.md", "gone": "gone.md"}
     assert sorted(names(store)) == ["a.md", "b.md", "gone.md"]
+
+
+def test_what_is_known_is_found_by_uri_by_prefix_and_by_content(store: ChunkStore) -> None:
+    publish(store, ("a/1.md", "x"), ("a/2.md", "y"), ("a.md", "z"))
+    with store.writer(MINE) as writer:
+        writer.remove("file:a/1.md")
+        put(writer, "a/3.md", "w", version="3")
+        coming = writer.known()
+        assert {u: i.name for u, i in coming.some(["file:a/1.md", "file:a/3.md"]).items()} == {
+            "file:a/3.md": "a/3.md"
+        }
+        assert list(coming.below("file:a/")) == ["file:a/2.md", "file:a/3.md"]
+        assert set(coming.holding(["1"])) == {"file:a/2.md", "file:a.md"}
+        assert len(coming) == 3
+        published = store.known()
+        assert "file:a/1.md" in published
+        assert "file:a/3.md" not in published
+        assert published["file:a/2.md"].name == "a/2.md"
+        assert list(published.below("file:a/")) == ["file:a/1.md", "file:a/2.md"]
+        assert list(published.holding(["3"])) == []
+        writer.publish()
+    assert set(store.known()) == {"file:a/2.md", "file:a/3.md", "file:a.md"}
+    assert list(store.known().holding(["2", "3"])) == ["file:a/3.md"]
 
 
 def test_known_is_what_publishing_now_would_show(store: ChunkStore) -> None:

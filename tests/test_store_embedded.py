@@ -3,6 +3,7 @@ caches, and readers never wait."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import threading
@@ -15,7 +16,7 @@ import pytest
 from rag.calibrate import Calibration
 from rag.errors import DamagedStoreError, StoreError
 from rag.retrieve import Retriever
-from rag.stores import keywords, vectors
+from rag.stores import keywords, sealed, vectors
 from rag.stores.embedded import EmbeddedStore
 from rag.types import Candidate, Filters, Fingerprint
 from tests.test_store_contract import EMBEDDER, MINE, found, make, names, publish, put
@@ -181,6 +182,42 @@ def test_a_keyword_index_goes_on_after_a_process_died_over_its_deletions(
     again.close()
 
 
+def test_what_is_written_aside_is_seen_when_it_is_shown_and_what_one_that_died_left_goes(
+    tmp_path: Path,
+) -> None:
+    index, reader = (keywords.KeywordIndex(tmp_path, "mine") for _ in range(2))
+    index.catch_up((), [(1, 1, "", "zebra")], 1)
+    died = index.written((), [(2, 2, "", "zebra")], 2)
+    assert reader.view().generation == 1
+    assert died is not None  # never shown
+    coming = index.written([1], [(3, 3, "", "zebra")], 2)
+    before = reader.view()
+    coming.show()
+    after = reader.view()
+    assert before.question("zebra").search(9, None) == [1]
+    assert after.question("zebra").search(9, None) == [3]
+    folder = keywords.index_folder(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+    segments = sealed.tantivy_segments(folder)
+    assert {p.name.partition(".")[0] for p in folder.glob("[!.m]*.*")} == set(segments)
+
+
+def test_questions_go_on_while_the_vectors_file_is_shortened_and_the_next_to_open_makes_it_again(
+    store: EmbeddedStore, place: Path
+) -> None:
+    publish(store, *((f"{n}.md", f"zebra {n}") for n in range(8)))
+    expected = results(store)
+    (file,) = place.glob("vectors.*.faiss")
+    os.truncate(file, 100)
+    assert results(store) == expected
+    store.close()
+    again = EmbeddedStore(place)
+    assert results(again) == expected
+    assert [generation for _, generation in vectors.base_files(place)] == [again.generation]
+    assert file.stat().st_size > 100
+    again.close()
+
+
 def test_indexes_of_an_older_generation_catch_up(
     store: EmbeddedStore, place: Path, tmp_path: Path
 ) -> None:
@@ -250,11 +287,11 @@ def test_what_is_removed_is_in_no_table_and_in_neither_index(
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
     assert b"topsecret" not in (place / "knowledge.db").read_bytes()
-    view = store._keywords.view()
+    view = store._views.keywords.view()
     assert view.question("quagga topsecret").search(9, None) == []
     vector = EMBEDDER.embed_query("quagga topsecret")
-    assert store._view is not None
-    assert secret not in store._view.vectors.search(vector, 9, None)
+    assert store._views.newest is not None
+    assert secret not in store._views.newest.vectors.search(vector, 9, None)
     (path, generation) = vectors.base_files(place)[0]
     base = vectors.load_base(path, generation, 64, store._db.identity)
     assert base is not None
@@ -267,17 +304,17 @@ def test_a_large_base_masks_what_was_removed_and_the_next_one_has_it_not(
     monkeypatch.setattr(vectors, "_MIN_REBUILD", 5)
     publish(store, *((f"{n}.md", f"zebra {n}") for n in range(60)))
     publish(store, ("new.md", "zebra new"), remove=["3.md"])
-    assert store._view is not None
-    assert store._view.vectors.gone is not None  # still the first base, with a mask
-    assert len(store._view.vectors) == 60
+    assert store._views.newest is not None
+    assert store._views.newest.vectors.gone is not None  # still the first base, with a mask
+    assert len(store._views.newest.vectors) == 60
     expected = {f"zebra {n}" for n in range(60) if n != 3} | {"zebra new"}
     assert set(found(store, "zebra")) == expected
     assert set(found(store, "zebra", filters=Filters(documents=("3.md", "new.md")))) == {
         "zebra new"
     }
     publish(store, remove=[f"{n}.md" for n in range(10, 30)])
-    assert store._view.vectors.gone is None
-    assert len(store._view.vectors.base.ids) == 40  # type: ignore[union-attr]
+    assert store._views.newest.vectors.gone is None
+    assert len(store._views.newest.vectors.base.ids) == 40  # type: ignore[union-attr]
     assert len(list(place.glob("vectors.*.faiss"))) == 1
 
 
@@ -501,8 +538,8 @@ def test_scores_are_exact_even_over_an_approximate_base(
         writer.put(document, chunks, matrix)
         writer.publish()
     store.refresh()
-    assert store._view is not None
-    assert not store._view.vectors.exact
+    assert store._views.newest is not None
+    assert not store._views.newest.vectors.exact
     question = EMBEDDER.embed_query("zebra number 7")
     candidates = store.search("zebra number 7", question, limit=20)
     rows = store.fetch([c.chunk_id for c in candidates])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rag.stores import keywords
@@ -61,3 +62,42 @@ def test_coverage_and_share_count_every_term_asked(view: KeywordView) -> None:
     match = view.question(f"{COMMON} unheard").matches([2])[2]
     assert match.share == 0.5
     assert 0 < match.coverage < 0.5  # a term nobody has weighs more than one half of all have
+
+
+@pytest.mark.parametrize("many", [0.0, 2.0], ids=["of all", "as a set"])
+@pytest.mark.parametrize(("asked", "step"), [(COMMON, 3), (RARE, 2), (f"{RARE} {COMMON}", 5)])
+def test_many_documents_are_searched_as_few_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: float, asked: str, step: int
+) -> None:
+    monkeypatch.setattr(keywords, "_MANY", many)
+    index = KeywordIndex(tmp_path, "mine")
+    texts = [f"{COMMON} " * (i % 7) + (RARE if i % 10 == 0 else "other") for i in range(1, 301)]
+    index.catch_up([], [(i, i, "", text) for i, text in enumerate(texts, 1)], 1)
+    view = index.view()
+    allowed = np.arange(step, 301, step)
+    found = view.question(asked).search(8, allowed, allowed)
+    every = view.question(asked).matches(list(range(1, 301)))
+    scores = sorted((m.bm25 for i, m in every.items() if i in set(allowed.tolist())), reverse=True)
+    assert len(found) == 8
+    assert set(found) <= set(allowed.tolist())
+    assert [every[i].bm25 for i in found] == pytest.approx(scores[:8], abs=1e-4)
+
+
+def test_where_all_that_match_are_left_out_nothing_is_found(
+    view: KeywordView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keywords, "_MANY", 0.0)
+    assert view.question(RARE).search(5, np.array([1]), np.array([1, 2, 3])) == []
+
+
+def test_where_many_better_ones_are_left_out_the_set_is_asked_after_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keywords, "_MANY", 0.0)
+    index = KeywordIndex(tmp_path, "mine")
+    texts = [COMMON * 1 + " x" * (i // 10) for i in range(1, 501)]  # the longer the worse
+    index.catch_up([], [(i, i, "", text) for i, text in enumerate(texts, 1)], 1)
+    worst = np.arange(451, 501)
+    assert len(index.view().question(COMMON).search(5, worst, worst)) == 5
+    monkeypatch.setattr(keywords, "_WIDER", 1)
+    assert len(index.view().question(COMMON).search(5, worst, worst)) == 5

@@ -55,7 +55,7 @@ def test_a_filter_finds_as_many_as_it_lets_through(large: vectors.VectorIndex, c
     allowed = np.sort(generator.choice(_COUNT, count, replace=False) + 1) * 3
     for question in clustered(20, seed=8):
         found = large.search(question, 50, allowed)
-        assert len(found) == min(50, count)
+        assert len(found) == min(50 * codes.SCORED, count)
         assert set(found) <= set(allowed.tolist())
         wanted = best(question, allowed, min(10, count))
         assert len(wanted & set(found)) >= 0.9 * len(wanted)
@@ -70,8 +70,36 @@ def test_a_filter_that_leaves_out_the_surroundings_of_a_question_finds_what_is_f
     order = np.argsort(-(clustered(_COUNT) @ question))
     allowed = np.sort(order[_COUNT // 2 :] + 1) * 3  # the farther half
     found = large.search(question, 50, allowed)
-    assert len(found) == 50
+    assert len(found) == 50 * codes.SCORED
     assert len(best(question, allowed, 10) & set(found)) >= 9
+
+
+def test_of_more_than_is_asked_for_the_nearest_by_their_exact_cosine_are_given(
+    store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "EXACT_LIMIT", 100)
+    filled(store, 300)
+    question = EMBEDDER.embed_query("zebra number 7")
+    scores = {
+        text: float(EMBEDDER.embed_query(text) @ question)
+        for text in (f"zebra number {n}" for n in range(300))
+    }
+    found = [c for c in store.search("nothing", question, limit=10) if c.via != "keyword"]
+    assert len(found) == 10
+    texts = {i: chunk.text for i, (chunk, *_) in store.fetch([c.chunk_id for c in found]).items()}
+    assert [c.dense for c in found] == sorted((c.dense for c in found), reverse=True)
+    best_ten = sorted(scores.values(), reverse=True)[:10]
+    assert sum(scores[texts[c.chunk_id]] >= best_ten[-1] - 1e-5 for c in found) >= 9
+
+
+@pytest.mark.parametrize("many", [0, 64, 10**9])
+def test_what_is_among_is_the_same_whether_searched_or_looked_up(
+    many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "_MANY", many)
+    ids, allowed = np.array([2, 3, 7, 9, 12]), np.array([1, 3, 9, 10, 12, 40])
+    inside = vectors._are_among(ids, allowed)
+    assert inside.tolist() == [False, True, False, True, True]
 
 
 def test_a_filter_that_lets_nothing_of_the_base_through_finds_nothing(
@@ -188,22 +216,40 @@ def test_recall_is_measured_kept_and_shown(store: EmbeddedStore, tmp_path: Path)
     other.close()
 
 
+def test_a_lost_base_is_made_in_blocks_and_never_all_at_once(
+    store: EmbeddedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "EXACT_LIMIT", 100)
+    filled(store, 300)
+    store.close()
+    for path in (tmp_path / "base").glob("vectors.*.faiss"):
+        path.unlink()
+
+    def never(*_: object) -> None:
+        raise AssertionError("All vectors are read into memory.")
+
+    monkeypatch.setattr("rag.stores.vector_cache.gather", never)
+    again = EmbeddedStore(tmp_path / "base")
+    assert len(again.search("zebra", EMBEDDER.embed_query("zebra"), limit=10)) >= 10
+    again.close()
+
+
 def test_a_search_that_finds_too_little_is_made_wider_and_stays_so(
     store: EmbeddedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vectors, "EXACT_LIMIT", 100)
     filled(store, 300)
-    index = store._view.vectors  # type: ignore[union-attr]
+    index = store._views.newest.vectors  # type: ignore[union-attr]
     index.base.index.k_factor = 1  # type: ignore[union-attr]
-    monkeypatch.setattr("rag.stores.recall.CANDIDATES", 8)  # cannot hold the ten
+    monkeypatch.setattr("rag.stores.recall.CANDIDATES", 4)  # cannot hold the ten
     recall = store.measure_recall(sample=20)
     assert recall is not None
     assert recall.recall_at_10 < 0.98
     assert recall.width == index.width == codes.MAX_WIDTH
     other = EmbeddedStore(tmp_path / "base")
     other.refresh()
-    assert other._view is not None
-    assert other._view.vectors.width == codes.MAX_WIDTH
+    assert other._views.newest is not None
+    assert other._views.newest.vectors.width == codes.MAX_WIDTH
     other.close()
 
 
@@ -222,17 +268,17 @@ def test_a_reader_of_a_large_ingest_has_nothing_to_index_or_to_build(
     def never(*_: object) -> None:
         raise AssertionError("A reader brings the caches up to date.")
 
-    monkeypatch.setattr(KeywordIndex, "prepare", never)
-    monkeypatch.setattr("rag.stores.embedded.build_base_of", never)
+    monkeypatch.setattr(KeywordIndex, "written", never)
+    monkeypatch.setattr("rag.stores.vector_cache.build_base_of", never)
     assert reader.refresh()
-    index = reader._view.vectors  # type: ignore[union-attr]
+    index = reader._views.newest.vectors  # type: ignore[union-attr]
     assert (len(index), len(index.delta_ids), index.base.generation) == (120, 0, 2)  # type: ignore[union-attr]
     found = reader.search("119", EMBEDDER.embed_query("zebra number 119"), limit=5)
     assert any(c.via == "both" for c in found)
     reader.close()
 
 
-@pytest.mark.parametrize("step", ["show_base", "commit"])
+@pytest.mark.parametrize("step", ["show_base", "show"])
 def test_who_dies_between_publishing_and_showing_the_indexes_leaves_what_is_made_again(
     store: EmbeddedStore, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +292,7 @@ def test_who_dies_between_publishing_and_showing_the_indexes_leaves_what_is_made
 
     with monkeypatch.context() as patch:
         patch.setattr("rag.stores.ahead.MAX_DELTA", 50)
-        target = "rag.stores.ahead.show_base" if step == "show_base" else f"{COMING}.commit"
+        target = "rag.stores.ahead.show_base" if step == "show_base" else f"{COMING}.show"
         patch.setattr(target, die)
         with pytest.raises(Died):
             filled(store, 100, first=20)
@@ -286,15 +332,15 @@ def test_a_base_that_is_outgrown_is_made_anew_while_questions_go_on_with_the_old
         assert asked.wait(20)
         return build(*arguments)
 
-    monkeypatch.setattr("rag.stores.embedded.build_base_of", slowly)
+    monkeypatch.setattr("rag.stores.vector_cache.build_base_of", slowly)
     filled(store, 30, first=100)
     assert going.wait(20)
-    index = store._view.vectors  # type: ignore[union-attr]
+    index = store._views.newest.vectors  # type: ignore[union-attr]
     assert (index.base.generation, len(index.delta_ids)) == (1, 30)  # type: ignore[union-attr]
     assert len(all_of(store)) == 130
     asked.set()
     store.close()
-    index = store._view.vectors  # type: ignore[union-attr]
+    index = store._views.newest.vectors  # type: ignore[union-attr]
     assert (index.base.generation, len(index.delta_ids)) == (2, 0)  # type: ignore[union-attr]
     assert [g for _, g in vectors.base_files(tmp_path / "base")] == [2]
 

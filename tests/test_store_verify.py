@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from rag.stores.embedded import EmbeddedStore
 from rag.stores.files import exclusive
 from rag.stores.repair import Repaired, repair
 from rag.stores.sealed import Sealing, is_intact, read_seal
-from rag.stores.verify import verify
+from rag.stores.verify import DATABASE, verify
 from rag.types import Candidate, Fingerprint
 from tests.fakes import FakeEmbedder
 from tests.test_store_contract import EMBEDDER, MINE, make, put
@@ -586,6 +587,41 @@ def test_what_can_be_read_of_a_damaged_database_is_saved(
     store.close()
     assert contents(place) == before
     assert verify(place).ok
+
+
+def test_what_a_repair_that_died_had_put_aside_is_not_lost(
+    large: Path, tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of changes, which the database's file does not hold yet, goes aside first."""
+    place, crashed = tmp_path / "base", tmp_path / "crashed"
+    shutil.copytree(large, place)
+    with (
+        closing(EmbeddedStore(place)) as store,
+        closing(sqlite3.connect(place / DATABASE)) as other,
+    ):
+        other.execute("SELECT count(*) FROM meta").fetchone()
+        publish_in(store, ("late.md", "zebra in the log"))
+        shutil.copytree(place, crashed, ignore=shutil.ignore_patterns("*-shm"))
+    data = bytearray((crashed / DATABASE).read_bytes())
+    parts_of("first page", data)
+    (crashed / DATABASE).write_bytes(data)
+    assert (crashed / f"{DATABASE}-wal").stat().st_size
+
+    class Died(Exception):
+        pass
+
+    def die(*_: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rag.stores.repair.replace_durably", die)
+        with pytest.raises(Died):
+            repair(crashed, embed=model)
+    assert not (crashed / f"{DATABASE}-wal").exists()
+    repaired = repair(crashed, embed=model)
+    assert "late.md" in contents(crashed)
+    assert verify(crashed).ok, said(crashed)
+    assert repaired.kept == crashed / f"{DATABASE}.damaged"
 
 
 def test_an_open_reader_follows_to_the_saved_database(

@@ -52,12 +52,12 @@ def _sees(engine: EngineDependency, name: str) -> bool:
 
 def _knowledge_base(engine: EngineDependency, name: str) -> dict[str, Any]:
     store = engine.store(name)
-    infos = store.documents()
+    size = engine.bases.size(name)
     fingerprint = store.fingerprint
     return {
         "name": name,
-        "documents": len(infos),
-        "chunks": sum(info.chunks for info in infos),
+        "documents": size.documents,
+        "chunks": size.chunks,
         "generation": store.generation,
         "embedding": fingerprint.model if fingerprint else "",
     }

@@ -13,6 +13,27 @@ _SQLITE_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _POSTGRES_BUSY = {"55P03", "57014", "40P01"}
 
 
+# What PostgreSQL says where it has no code for it yet: while one connects. Its own words are not
+# shown, for they hold what it was called with.
+_SAID = {
+    "password authentication failed": "it refuses the user or the password",
+    "no password supplied": "it wants a password",
+    "no pg_hba.conf entry": "it does not let this machine in",
+    "does not exist": "there is no such database or user",
+    "connection refused": "nothing listens at its address",
+    "timeout": "nothing answers at its address",
+    "failed to resolve": "its host is not known",
+    "could not translate host": "its host is not known",
+    "too many clients": "it has no connection left",
+    "no space left": "its disk is full",
+}
+
+
+def _said(text: str) -> str | None:
+    said = text.lower()
+    return next((why for sign, why in _SAID.items() if sign in said), None)
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Errors of the database as ours, without its address, which may hold a password."""
@@ -30,7 +51,7 @@ def explained() -> Iterator[None]:
             raise broken(str(cause)) from error
         if getattr(cause, "sqlstate", None) in _POSTGRES_BUSY:
             raise busy() from error
-        raise broken(type(cause).__name__) from error
+        raise broken(_said(str(cause)) or type(cause).__name__) from error
     except sa.exc.SQLAlchemyError as error:
         raise broken(type(error).__name__) from error
 

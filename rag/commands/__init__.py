@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from rag.commands import asking, documents, gateway, keeping, running
+from rag.commands import asking, documents, gateway, keeping, moving, running
 
 app = typer.Typer(rich_markup_mode=None)
-for part in (documents, asking, gateway, keeping, running):
+for part in (documents, asking, gateway, keeping, moving, running):
     app.add_typer(part.app)

@@ -108,6 +108,7 @@ def reindex(
     \b
     rag reindex --embedding moka-ai/m3e-base
     """
+    _give_way()
     with opened() as engine, ProgressBar(quiet=as_json) as bar:
         report = engine.reindex(
             embedding, knowledge_base=kb, on_progress=bar.ingest, on_prepare=bar.prepare

@@ -108,3 +108,20 @@ def gc(
         f"{freed.documents} documents and {freed.chunks} chunks of earlier generations deleted,"
         f" {freed.bytes / 1e6:.1f} MB freed."
     )
+
+
+@app.command("drop")
+def drop(
+    kb: Annotated[str, typer.Argument(help="Its name, as 'rag status' shows.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a knowledge base for good, with its earlier generations. The files it was made of stay
+    where they are."""
+    with opened() as engine:
+        size = engine.bases.size(kb)
+        if not yes and not typer.confirm(
+            f"Delete {kb}, {size.documents} documents and {size.chunks} chunks, for good?"
+        ):
+            raise typer.Exit(FAILED)
+        engine.keeping.drop(kb)
+    write(f"{kb} is deleted.")

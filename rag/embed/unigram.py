@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from rag.embed.weights import Pieces
 
-_SPACE = "\u2581"
-_WAVE_DASH = "\uff5e"  # SentencePiece's nmt_nfkc leaves it alone, NFKC does not
-_STAND_IN = "\ufdd0"  # a noncharacter: no text has it
-_NEVER = "\x01"  # the normaliser removes it, so a text that says "</s>" cannot end itself
+_RULE = "nmt_nfkc"
 
 
-def build_tokenizer(pieces: Pieces) -> Tokenizer:
-    """Encodes one text; special tokens are left to the caller."""
-    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
-    from tokenizers.models import Unigram
+def sentencepiece_model(pieces: Pieces) -> bytes:
+    """A model file for SentencePiece, in the format of its sentencepiece_model.proto.
 
-    control = {pieces.bos, pieces.eos, pieces.pad, pieces.unk}
-    vocabulary = [
-        (_NEVER + piece if number in control else piece, score)
-        for number, (piece, score) in enumerate(pieces.scores)
-    ]
-    tokenizer = Tokenizer(Unigram(vocabulary, unk_id=pieces.unk, byte_fallback=False))
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.Replace(_WAVE_DASH, _STAND_IN),
-            normalizers.Nmt(),
-            normalizers.NFKC(),
-            normalizers.Replace(_STAND_IN, _WAVE_DASH),
-            normalizers.Replace(Regex(" {2,}"), " "),
-        ]
+    Special tokens cannot be written in a text: `</s>` there is four characters.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto: Any = sentencepiece_model_pb2
+    types = proto.ModelProto.SentencePiece.Type
+    control = {pieces.bos, pieces.eos, pieces.pad}
+    model = proto.ModelProto()
+    for number, (text, score) in enumerate(pieces.scores):
+        kind = types.CONTROL if number in control else types.NORMAL
+        if number == pieces.unk:
+            kind = types.UNKNOWN
+        model.pieces.add(piece=text, score=score, type=kind)
+    spec = model.trainer_spec
+    spec.model_type = proto.TrainerSpec.ModelType.UNIGRAM
+    spec.bos_id, spec.eos_id = pieces.bos, pieces.eos
+    spec.pad_id, spec.unk_id = pieces.pad, pieces.unk
+    model.normalizer_spec.CopyFrom(_normaliser(proto))
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def _normaliser(proto: Any) -> Any:
+    """SentencePiece gives its rules away only in a model: one is trained on nothing much."""
+    from sentencepiece import SentencePieceTrainer
+
+    trained = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c d e f"]),
+        model_writer=trained,
+        vocab_size=12,
+        hard_vocab_limit=False,
+        normalization_rule_name=_RULE,
+        minloglevel=3,
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Metaspace(_SPACE, prepend_scheme="always"),
-        ]
-    )
-    tokenizer.decoder = decoders.Metaspace(_SPACE, prepend_scheme="always")
-    return tokenizer
+    model = proto.ModelProto()
+    model.ParseFromString(trained.getvalue())
+    return model.normalizer_spec

@@ -33,7 +33,7 @@ from rag.load.scans import Scans
 from rag.load.sniff import kind_of
 from rag.types import Content
 
-LOADER_VERSION = "2"
+LOADER_VERSION = "3"
 
 _ALIASES = {"markdown": "md", "htm": "html", "jpeg": "jpg", "tif": "tiff"}
 SUPPORTED_TYPES: tuple[str, ...] = (

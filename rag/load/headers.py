@@ -51,3 +51,15 @@ def joined_headers(
         else:
             return []
     return names
+
+
+def with_whole_header(
+    rows: Sequence[list[str]], wide: Sequence[Mapping[int, int]]
+) -> list[list[str]]:
+    """A header of two lines is one, above an empty row. `wide` has the `spans` of each row."""
+    place = header_place(rows)
+    if len(rows) > place + 2:
+        names = joined_headers(rows[place], rows[place + 1], wide[place])
+        if names:
+            return [*rows[:place], names, [], *rows[place + 2 :]]
+    return list(rows)

@@ -1,15 +1,16 @@
-"""Printed lines with their boxes, and paragraphs and headings put together again from them."""
+"""Paragraphs and headings put together again from printed lines, and the tables between them."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from rag.load.build import Builder
+from rag.load.continued import Tables
 from rag.load.plain import chapter_level
+from rag.load.printed import Line, Table
 
 _CJK = r"\u2e80-\u30ff\u3400-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"
 _CJK_END = re.compile(rf"[{_CJK}，。、；：！？”’）】》…—]$")
@@ -25,42 +26,52 @@ _MAX_HEADING = 60
 _MAX_HEADING_SHARE = 0.2  # of a document's characters; beyond, its sizes say nothing
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line, in points from the lower left corner.
-
-    `size` is that of its first character, 0 if unknown. pdfium joins lines at a hyphen, so `right`
-    and `bottom`, those of the last character, may be of another printed line than `left` and
-    `first_bottom`, those of the first.
-    """
-
-    text: str
-    left: float = 0.0
-    right: float = 0.0
-    first_bottom: float = 0.0
-    bottom: float = 0.0
-    size: float = 0.0
-
-
-def add_pages(builder: Builder, pages: Sequence[Sequence[Line]], *, numbered: bool = True) -> None:
-    """Paragraphs and headings of all pages, which are numbered from 1."""
-    levels = _heading_levels(line for lines in pages for line in lines)
-    for number, lines in enumerate(pages, 1):
+def add_pages(
+    builder: Builder, pages: Sequence[Sequence[Line | Table]], *, numbered: bool = True
+) -> None:
+    """Paragraphs, headings and tables of all pages, which are numbered from 1."""
+    levels = _heading_levels(_all_lines(pages))
+    tables = Tables(builder, pages)
+    for number, page in enumerate(pages, 1):
         builder.page = number if numbered else None
-        for paragraph in _paragraphs(lines):
-            text = _joined([line.text for line in paragraph])
-            level = levels.get(_rounded(paragraph[0].size), 0)
-            if not levels and len(paragraph) == 1:
+        for block in _blocks(page):
+            if isinstance(block, Table):
+                tables.add(block, number)
+                continue
+            tables.passed(block)
+            text = joined([line.text for line in block])
+            level = levels.get(_rounded(block[0].size), 0)
+            if not levels and len(block) == 1:
                 level = chapter_level(text)
-            if level and len(paragraph) <= 2 and _is_heading(text):
+            if level and len(block) <= 2 and _is_heading(text):
                 builder.heading(text, 10 * level + _depth(text))
             else:
                 builder.text(text)
 
 
-def _paragraphs(lines: Sequence[Line]) -> Iterator[list[Line]]:
-    pitch = _usual_pitch(lines)
-    margins = _right_margins(lines)
+def _all_lines(pages: Iterable[Iterable[Line | Table]]) -> Iterator[Line]:
+    for page in pages:
+        for block in page:
+            yield from (block,) if isinstance(block, Line) else block.lines
+
+
+def _blocks(page: Sequence[Line | Table]) -> Iterator[list[Line] | Table]:
+    """Paragraphs, and tables between them."""
+    lines = [block for block in page if isinstance(block, Line)]
+    pitch, margins = _usual_pitch(lines), _right_margins(lines)
+    for _, run in groupby(page, key=lambda block: isinstance(block, Table)):
+        between: list[Line] = []
+        for block in run:
+            if isinstance(block, Table):
+                yield block
+            else:
+                between.append(block)
+        yield from _paragraphs(between, pitch, margins)
+
+
+def _paragraphs(
+    lines: Sequence[Line], pitch: float, margins: dict[int, float]
+) -> Iterator[list[Line]]:
     paragraph: list[Line] = []
     for line in lines:
         if paragraph and (not line.text or _breaks(paragraph[-1], line, pitch, margins)):
@@ -131,7 +142,7 @@ def _had_room(above: Line, line: Line, margins: dict[int, float]) -> bool:
     return margins[_column(above)] - above.right > needed + line.size
 
 
-def _joined(lines: Sequence[str]) -> str:
+def joined(lines: Sequence[str]) -> str:
     """The lines of a paragraph as one: no space between Chinese, hyphens mended."""
     text = lines[0]
     for line in lines[1:]:

@@ -11,6 +11,7 @@ import email
 import email.policy
 import re
 from email.message import EmailMessage
+from typing import cast
 
 from rag.errors import DamagedFileError
 from rag.load.build import Builder, Parsed
@@ -22,12 +23,21 @@ from rag.load.webpage import known_charset, text_of_html
 # In the words of a header; what calls itself GB2312 is often written in a larger set.
 _MISLABELLED = re.compile(rb"=\?(?:gb2312|gbk|x-gbk|cp936)\?", re.IGNORECASE)
 _SHOWN = ("From", "To", "Cc", "Date")
+_MAX_HEADER = 10_000  # characters: the standard library takes time in proportion to the square
+
+
+class _ShortHeaders(email.policy.EmailPolicy):
+    """The usual policy, but of a header that is too long only the beginning is read."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        name, value = super().header_source_parse(sourcelines)
+        return name, value[:_MAX_HEADER]
 
 
 def read(data: bytes, name: str) -> Parsed:
     """Raises DamagedFileError for a file without any of a mail's headers."""
     data = _MISLABELLED.sub(b"=?gb18030?", data)
-    message = email.message_from_bytes(data, policy=email.policy.default)
+    message = cast(EmailMessage, email.message_from_bytes(data, policy=_ShortHeaders()))
     if not any(message.get(header) for header in (*_SHOWN, "Subject", "Received", "Content-Type")):
         raise DamagedFileError(
             f"{name} is not an e-mail: it has none of its headers.",

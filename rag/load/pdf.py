@@ -1,16 +1,19 @@
-"""PDF by pypdfium2: the lines of each page with their boxes; pages without are drawn and read."""
+"""PDF by pypdfium2: lines and ruled tables of each page; pages without text are drawn and read."""
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rag.errors import DamagedFileError, EmptyFileError, EncryptedFileError
 from rag.load.build import Builder, Parsed
-from rag.load.lines import Line, add_pages
+from rag.load.letters import pieces_of
+from rag.load.lines import add_pages
+from rag.load.printed import Line, Table
+from rag.load.ruled import with_tables
 from rag.load.scans import Scans
 
 if TYPE_CHECKING:
@@ -43,8 +46,11 @@ def read(data: bytes, name: str, scans: Scans) -> Parsed:
     with _opened(data, name) as document:
         with _pdfium:
             count, title = len(document), _title(document)
-        pages = [_page(document, index, scans) for index in range(count)]
-    if not any(line.text for lines in pages for line in lines):
+        pages: list[Sequence[Line | Table]] = []
+        for index in range(count):
+            tables = [block for block in pages[-1] if isinstance(block, Table)] if pages else []
+            pages.append(_page(document, index, scans, tables[-1].edges if tables else ()))
+    if not any(map(_length, pages)):
         them = f"{count} pages" if count != 1 else "only page"
         if scans.unread:
             raise EmptyFileError(
@@ -79,24 +85,29 @@ def _opened(data: bytes, name: str) -> Iterator[PdfDocument]:
             document.close()
 
 
-def _page(document: PdfDocument, index: int, scans: Scans) -> list[Line]:
-    """Others may use PDFium while a picture is read."""
+def _page(
+    document: PdfDocument, index: int, scans: Scans, before: Sequence[float]
+) -> Sequence[Line | Table]:
+    """Others may use PDFium while a picture is read. `before`: see `with_tables`."""
     with _pdfium, _page_of(document, index) as page:
-        lines, scanned = _text_layer(page)
+        printed, scanned = _text_layer(page, before)
     if not scanned:
-        return lines
+        return printed
 
     def draw() -> Picture:
         with _pdfium, _page_of(document, index) as page:
             longest = max(page.get_size()) or 1.0
             return _drawn(page, min(_DPI / _POINTS, _MAX_SIDE / longest))
 
-    read = scans.lines(index + 1, draw)
-    return max(lines, read, key=_length)
+    return max(printed, scans.lines(index + 1, draw), key=_length)
 
 
-def _length(lines: list[Line]) -> int:
-    return sum(len(line.text) for line in lines)
+def _length(printed: Sequence[Line | Table]) -> int:
+    return sum(
+        len(line.text)
+        for block in printed
+        for line in (block.lines if isinstance(block, Table) else (block,))
+    )
 
 
 @contextmanager
@@ -108,19 +119,23 @@ def _page_of(document: PdfDocument, index: int) -> Iterator[PdfPage]:
         page.close()
 
 
-def _text_layer(page: PdfPage) -> tuple[list[Line], bool]:
-    """The lines, none if they mean nothing, and whether the page has to be read as a picture."""
+def _text_layer(page: PdfPage, before: Sequence[float]) -> tuple[Sequence[Line | Table], bool]:
+    """What is printed, nothing if it means nothing, and whether the page has to be read as a
+    picture."""
     text_page = page.get_textpage()
     try:
-        lines = list(_lines(text_page))
+        pieces = list(pieces_of(text_page))
+        lines = [piece.line for piece in pieces]
         if _is_garbage(text_page, lines):
             return [], True
+        length = _length(lines)
+        if not length:
+            return lines, not _is_blank(page)
+        if length < _STAMP and _is_mostly_picture(page):
+            return lines, True
+        return with_tables(page, pieces, before), False
     finally:
         text_page.close()
-    length = _length(lines)
-    if not length:
-        return lines, not _is_blank(page)
-    return lines, length < _STAMP and _is_mostly_picture(page)
 
 
 def _is_garbage(text_page: PdfTextPage, lines: list[Line]) -> bool:
@@ -170,40 +185,3 @@ def _title(document: PdfDocument) -> str:
     title = " ".join(document.get_metadata_dict().get("Title", "").split())
     sensible = 2 <= len(title) <= 150 and not _JUNK_TITLE.search(title) and "\ufffd" not in title
     return title if sensible else ""
-
-
-def _lines(text_page: PdfTextPage) -> Iterator[Line]:
-    from pypdfium2 import raw
-
-    text = text_page.get_text_range()
-    position = 0  # pdfium counts UTF-16 units
-    for piece in text.split("\n"):
-        units = len(piece.encode("utf-16-le", errors="surrogatepass")) // 2
-        # U+FFFE, U+0002: pdfium's mark for a hyphen at the end of a line
-        visible = re.sub("[\ufffe\x02]+$", "\u00ad", piece.strip())
-        visible = re.sub("[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]", "", visible).strip()
-        if visible:
-            lead = len(piece) - len(piece.lstrip())
-            first = raw.FPDFText_GetCharIndexFromTextIndex(text_page, position + lead)
-            last = raw.FPDFText_GetCharIndexFromTextIndex(
-                text_page, position + max(lead, len(piece.rstrip()) - 1)
-            )
-            yield _boxed(text_page, visible, first, last)
-        elif not piece.strip():
-            yield Line("")
-        position += units + 1
-
-
-def _boxed(text_page: PdfTextPage, text: str, first: int, last: int) -> Line:
-    from pypdfium2 import raw
-
-    count = text_page.count_chars()
-    if not 0 <= first < count or not 0 <= last < count:
-        return Line(text)
-    left, first_bottom, _, top = text_page.get_charbox(first, loose=True)
-    _, bottom, right, _ = text_page.get_charbox(last, loose=True)
-    height = max(0.0, top - first_bottom)
-    size = raw.FPDFText_GetFontSize(text_page, first)
-    # Some programs write size 1 and scale the page; then only the box tells.
-    told = 0.6 * height <= size <= 1.7 * height
-    return Line(text, left, right, first_bottom, bottom, size if told else height)

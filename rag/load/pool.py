@@ -21,11 +21,13 @@ from rag.load import admitted
 from rag.load import load as load_here
 from rag.load.build import clean
 from rag.load.limits import Limits
+from rag.load.memory import Passing
 from rag.load.messages import MessageError, content_of, error_of, packed
 from rag.load.process import EndedError, Reader
 from rag.types import Content
 
 _READER = "rag.load:load"
+_ELEMENT_BYTES = 150
 
 
 class ReaderPool:
@@ -46,6 +48,7 @@ class ReaderPool:
         self._clock = clock
         self._free = threading.BoundedSemaphore(workers) if workers else None
         self._lock = threading.Lock()
+        self._passing = Passing()
         self._idle: list[Reader] = []
         self._busy: set[Reader] = set()
 
@@ -56,8 +59,11 @@ class ReaderPool:
         if self._free is None:
             return load_here(path, data, max_bytes=max_bytes, limits=self._limits)
         data = admitted(path, data, max_bytes)[1]
+        self._passing.passed(len(data))
         with self._free:
-            return self._read(path, data, max_bytes)
+            content = self._read(path, data, max_bytes)
+        self._passing.passed(_ELEMENT_BYTES * len(content.elements) + len(content.text))
+        return content
 
     def close(self) -> None:
         """Ends all readers; a file being read fails. The next `load` starts anew."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag.load.build import Builder, Parsed
-from rag.load.headers import header_place, joined_headers
+from rag.load.headers import with_whole_header
 from rag.load.webpage import LINE_BREAK, STAND_IN, page_title, prepared, text_of_html
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ _tamed = False
 
 
 def tame_unstructured() -> None:
-    """Keeps `unstructured` off the network. Call before its first import.
+    """Keeps `unstructured` off the network, and from weighing every sentence. Call before its first
+    import.
 
-    It reports every partition to its makers unless told not to, and downloads spaCy's
-    `en_core_web_sm` to classify English sentences; we use none of its classes, so an empty pipeline
-    does. `_get_nlp` is a private name: a test fails if it goes.
+    It reports every partition to its makers unless told not to. To tell narrative from other text
+    it cuts each paragraph into sentences and words: with spaCy's `en_core_web_sm`, which it
+    downloads, and in minutes for a paragraph of megabytes. We use neither class, so it gets none.
     """
     global _tamed  # noqa: PLW0603 - once a process
     with _lock:
@@ -37,13 +38,15 @@ def tame_unstructured() -> None:
         os.environ["DO_NOT_TRACK"] = "1"
         os.environ["SCARF_NO_ANALYTICS"] = "1"
         os.environ["UNSTRUCTURED_DISABLE_NOTICE"] = "1"
-        import spacy
-        from unstructured.nlp import tokenize
+        from unstructured.partition import text_type
 
-        pipeline = spacy.blank("xx")
-        pipeline.add_pipe("sentencizer")
-        tokenize._get_nlp = lambda: pipeline  # type: ignore[assignment]
+        for tokenizer in ("sent_tokenize", "word_tokenize", "pos_tag"):
+            setattr(text_type, tokenizer, _no_words)
         _tamed = True
+
+
+def _no_words(_text: str) -> list[Any]:
+    return []
 
 
 def read_html(data: bytes, name: str) -> Parsed:
@@ -115,11 +118,7 @@ def table_rows(html: str | None, text: str) -> list[list[str]]:
                     spans[len(row)] = (height - 1, text_here)
                 row.append(text_here)
         rows.append(row)
-    place = header_place(rows)
-    if len(rows) > place + 2:
-        names = joined_headers(rows[place], rows[place + 1], wide[place])
-        rows[place : place + 2] = [names, []] if names else rows[place : place + 2]
-    return _without_empty_columns(rows)
+    return _without_empty_columns(with_whole_header(rows, wide))
 
 
 def _without_empty_columns(rows: list[list[str]]) -> list[list[str]]:

@@ -25,6 +25,7 @@ _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallba
 _WRAPPERS = tuple(
     _WORD + tag for tag in ("sdt", "ins", "moveTo", "smartTag", "customXml", "fldSimple")
 )
+_LONG_RUN = 200  # texts and breaks: to read one, python-docx takes time in proportion to the square
 _NAMED_HEADING = re.compile(r"(?:标题|heading)\s*([1-9])$", re.IGNORECASE)
 
 
@@ -92,7 +93,8 @@ def _put_in_order(document: Document) -> bool:
     changed = _name_heading_styles(document)
     changed |= _style_outlined_paragraphs(document)
     changed |= _lift_text_boxes(body)
-    return _unwrap(body) or changed
+    changed |= _unwrap(body)
+    return _cut_long_runs(body) or changed
 
 
 def _name_heading_styles(document: Document) -> bool:
@@ -184,6 +186,18 @@ def _unwrap(body: Any) -> bool:
         for child in reversed(list(content) if content is not None else []):
             parent.insert(position, child)
     return bool(wrappers)
+
+
+def _cut_long_runs(body: Any) -> bool:
+    """A run of very many lines, as pasted logs are, gives way to several."""
+    long = [run for run in body.iter(_WORD + "r") if len(run) > _LONG_RUN]
+    for run in long:
+        parts = list(run)
+        for start in reversed(range(_LONG_RUN, len(parts), _LONG_RUN)):
+            piece = run.makeelement(run.tag)
+            piece.extend(parts[start : start + _LONG_RUN])
+            run.addnext(piece)
+    return bool(long)
 
 
 def _wrappers(body: Any) -> Iterator[Any]:

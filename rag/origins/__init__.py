@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rag.errors import InputError
 from rag.files import Loads
-from rag.ingest import Plan
+from rag.ingest import Covers, Plan
 from rag.load import load
 from rag.origins.addresses import Guard, shown
 from rag.origins.bucket import Bucket, plan_bucket
@@ -78,7 +78,10 @@ def merged(plans: Sequence[Plan]) -> Plan:
     sources = {source.uri: source for plan in reversed(plans) for source in reversed(plan.sources)}
     return Plan(
         list(reversed(sources.values())),
-        covers=lambda uri: any(plan.covers(uri) for plan in plans),
+        covers=Covers(
+            tuple(prefix for plan in plans for prefix in plan.covers.prefixes),
+            lambda uri: any(plan.covers(uri) for plan in plans),
+        ),
         is_gone=lambda uri: any(plan.is_gone(uri) for plan in plans),
         skipped=[failure for plan in plans for failure in plan.skipped],
         notes=[note for plan in plans for note in plan.notes],

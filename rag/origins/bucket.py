@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from rag.errors import InputError, LoadError, RagError
 from rag.files import Loads
-from rag.ingest import Failure, Plan
+from rag.ingest import Covers, Failure, Plan
 from rag.origins.addresses import shown
 from rag.origins.kept import Kept
 from rag.origins.remote import Limits, RemoteSource, check_size, is_document, unsupported
@@ -106,8 +106,8 @@ def plan_bucket(address: str, bucket: Bucket) -> Plan:
     start = f"{scheme}://"
     return Plan(
         sources,
-        covers=lambda uri: (
-            whole and uri.startswith(start) and _below(uri.removeprefix(start), root)
+        covers=Covers(
+            (f"{start}{root}",) if whole else (), lambda uri: _below(uri.removeprefix(start), root)
         ),
         skipped=skipped,
         notes=notes,

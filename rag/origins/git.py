@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from rag.config import secret
 from rag.errors import InputError, LoadError
 from rag.files import Loads
-from rag.ingest import Plan
+from rag.ingest import Covers, Plan
 from rag.origins.addresses import Guard, shown
 from rag.origins.remote import (
     USER_AGENT,
@@ -152,7 +152,7 @@ def plan_git(address: str, git: Git) -> Plan:
     whole = 0 < len(sources) <= limit
     return Plan(
         sources[:limit],
-        covers=lambda uri: whole and uri.startswith(below),
+        covers=Covers((below,) if whole else ()),
         notes=notes,
     )
 

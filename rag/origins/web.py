@@ -15,13 +15,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from html import unescape
 from itertools import count
+from os.path import commonprefix
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 from urllib.parse import unquote, urljoin, urlsplit
 
 from rag.errors import InputError, LoadError, RagError
 from rag.files import Loads
-from rag.ingest import Plan
+from rag.ingest import Covers, Plan
 from rag.load import SUPPORTED_TYPES
 from rag.origins import sitemap
 from rag.origins.addresses import Guard, shown
@@ -118,8 +119,11 @@ class _Reading:
         self._web.kept.prune()
         whole = listed.whole and not failing and bool(listed.pages)
         ordered = sorted(sources.values(), key=lambda source: source.name)
+        prefixes = (commonprefix(list(uris)),) if whole else ()  # noqa: RUF071 - of characters
         return Plan(
-            ordered, covers=lambda uri: whole and uri in uris, notes=listed.notes(shown(url))
+            ordered,
+            covers=Covers(prefixes, lambda uri: uri in uris),
+            notes=listed.notes(shown(url)),
         )
 
     def _walk(self, page: Page, listed: _Listed, depth: int) -> list[RemoteSource]:

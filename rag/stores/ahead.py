@@ -1,9 +1,9 @@
 """Both indexes prepared for what is about to be published, so that readers need only switch over.
 
-The keyword index is written but not committed, the vectors' file lies under another name. Right
-after the database shows the new generation the file gets its name, then the keywords are committed:
-a reader that finds the keywords of a generation finds its vectors too. Whoever dies in between
-leaves what is made from the database again.
+Both are written to the end, but the keyword index aside (aside.py) and the vectors' file under
+another name. Right after the database shows the new generation the file gets its name, then the
+keywords get their place: a reader that finds the keywords of a generation finds its vectors too.
+Whoever dies in between leaves what is made from the database again.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def prepared(
 ) -> Iterator[None]:
     """The block publishes `target`, or finds that there is nothing to publish.
 
-    The caller holds the lock of the caches; `coming` has the texts of `target`, over a keyword
-    index of the generation before. `vectors` are those to make a new base of.
+    The caller holds the lock of the caches; `coming` is the keyword index of `target`. `vectors`
+    are those to make a new base of.
     """
     try:
         written = None if vectors is None else _written(folder, db, target, vectors)
@@ -42,10 +42,11 @@ def prepared(
     try:
         if written is not None:
             show_base(written, folder, target)
-        coming.commit(db.removed_between(target - 1, target), target)
+        coming.show()
     except BaseException as error:
         if not is_damage(error):
             raise
+        coming.abandon()
         # It is published; whoever brings the indexes up to date next meets the reason.
         _log.warning("The indexes in %s are not up to date: %s.", folder, error)
 
@@ -71,3 +72,17 @@ def vectors_ahead(
         return came
     grown = index is None or index.outgrown_by(len(came))
     return Stored(db, dimension, target) if grown else None
+
+
+def leaving(db: Database, target: int, *, replacing: bool) -> list[int]:
+    """The chunks that go when `target` is published, by what is marked so far."""
+    goes = "d.removed_in = :target"
+    if replacing:
+        goes = f"({goes} OR (d.removed_in IS NULL AND d.added_in < :target))"
+    with db.reading() as connection:
+        rows = connection.execute(
+            "SELECT c.id FROM documents d JOIN chunks c ON c.document_key = d.key"
+            f" WHERE {goes} AND d.added_in < :target ORDER BY c.id",
+            {"target": target},
+        )
+        return [row[0] for row in rows]

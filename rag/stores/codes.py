@@ -1,8 +1,10 @@
 """The approximate search of a large base, in two steps that both look at every vector's code.
 
-Short codes choose candidates; longer codes put them in order. A mask of what may be found works
-inside the search: it decides which candidates count, and where too few are left, the vectors it
-allows are compared one by one.
+Short codes choose candidates; longer codes put them in order, and the caller scores twice as many
+as are wanted exactly, so that codes of 4 bits a dimension do where there are many dimensions.
+
+A mask of what may be found works inside the search: it decides which candidates count, and where
+too few are left, the vectors it allows are compared one by one.
 """
 
 from __future__ import annotations
@@ -19,21 +21,32 @@ if TYPE_CHECKING:
     Ids = NDArray[np.int64]
 
 TARGET_RECALL = 0.99
-MIN_WIDTH = 16
-MAX_WIDTH = 128
-CANDIDATES = 50  # are asked for and scored exactly afterwards, so they must hold the ten nearest
+MIN_WIDTH = 8
+MAX_WIDTH = 64
+CANDIDATES = 50  # are asked for, as a rule
+SCORED = 2  # times as many are found and scored exactly afterwards; they must hold the ten nearest
 _FEW = 5_000  # decoded and compared in 1 ms
 _SCAN_BELOW = 10  # a tenth of all: the longer codes of fewer are scanned as fast as all short ones
 _SPARE = 1.2
+_MANY_DIMENSIONS = 256
 _WORTH_IT = 0.001  # of recall, for twice the candidates
 
 
+def coarse_kind(dimension: int) -> str:
+    """The short codes, in FAISS's words: 4 bits for each pair of dimensions."""
+    return f"PQ{dimension // 2 if dimension % 2 == 0 else dimension}x4fs"
+
+
+def fine_kind(dimension: int) -> str:
+    """The longer codes. The error of 4 bits shrinks with the root of the dimension."""
+    return "SQ4" if dimension >= _MANY_DIMENSIONS else "SQ8"
+
+
 def new_codes(dimension: int, sample: Matrix) -> Any:
-    """An empty index trained on a sample: 4-bit codes of pairs of dimensions, then 8-bit codes."""
+    """An empty index trained on a sample: short codes, then longer ones."""
     import faiss
 
-    subspaces = dimension // 2 if dimension % 2 == 0 else dimension
-    kind = f"PQ{subspaces}x4fs,Refine(SQ8)"
+    kind = f"{coarse_kind(dimension)},Refine({fine_kind(dimension)})"
     index: Any = faiss.index_factory(dimension, kind, faiss.METRIC_INNER_PRODUCT)
     index.train(sample)
     index.k_factor = MIN_WIDTH
@@ -119,6 +132,6 @@ def choose_width(index: Any, questions: Matrix, nearest: Sequence[Ids]) -> float
 def _recall(index: Any, questions: Matrix, nearest: Sequence[Ids]) -> float:
     import numpy as np
 
-    _, found = index.search(questions, CANDIDATES)
+    _, found = index.search(questions, CANDIDATES * SCORED)
     shares = [np.isin(n, f).mean() for n, f in zip(nearest, found, strict=True) if len(n)]
     return float(np.mean(shares))

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from rag.errors import BusyError
 
+_HERE = -100  # AT_FDCWD: names are relative to the working folder
+_EXCHANGE = 2  # RENAME_EXCHANGE
+
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
@@ -47,11 +50,27 @@ def alone(path: Path) -> Iterator[None]:
 
 def replace_durably(temporary: Path, final: Path) -> None:
     """Renames `temporary` over `final` so that after a power cut one of the two is there, whole."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(temporary)
     temporary.replace(final)
-    directory = os.open(final.parent, os.O_RDONLY)
+    sync(final.parent)
+
+
+def sync(path: Path) -> None:
+    """Returns when the file, or the names in the folder, are on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Gives each the other's name, in one step. False, with nothing done, where the system cannot
+    do that (renameat2 is Linux's, and not every file system knows it)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    names = (os.fsencode(one), os.fsencode(other))
+    return bool(libc.renameat2(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0)

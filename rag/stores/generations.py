@@ -120,21 +120,22 @@ def roll_back(db: sqlite3.Connection, generation: int | None) -> int:
     try:
         with db:
             db.execute("BEGIN IMMEDIATE")
-            chosen = _chosen(listed(db), generation)
+            wanted = chosen(listed(db), generation)
             number = read_generation(db) + 1
-            _show_again(db, chosen.number, number)
+            _show_again(db, wanted.number, number)
             fingerprint = db.execute(
                 "SELECT f.value FROM generations g JOIN fingerprints f ON f.id = g.fingerprint"
                 " WHERE g.number = ?",
-                (chosen.number,),
+                (wanted.number,),
             ).fetchone()[0]
-            record(db, number, fingerprint, chosen.number)
+            record(db, number, fingerprint, wanted.number)
     finally:
         db.execute("PRAGMA synchronous = NORMAL")
     return number
 
 
-def _chosen(kept: list[Generation], number: int | None) -> Generation:
+def chosen(kept: list[Generation], number: int | None) -> Generation:
+    """The one to bring back, of those that are kept. Raises NotFoundError, InputError."""
     earlier = [generation for generation in kept if not generation.current]
     if not earlier:
         raise NotFoundError(

@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag.stores.sealed import broken_tantivy_files, drop_unfinished
+from rag.stores.aside import branch, drop, empty, settle, show
+from rag.stores.sealed import broken_tantivy_files
 from rag.text import TERMS_VERSION, is_telling, question_terms, terms
 
 if TYPE_CHECKING:
+    import numpy as np
     import tantivy
+    from numpy.typing import NDArray
+
+    Ids = NDArray[np.int64]
 
 NOTE = 0  # the chunk id of the document that notes the generation; real ids start at 1
 _HEAP = 64_000_000
@@ -33,6 +38,9 @@ _PARTS = _UNIT - _MAX_QUESTION_TERMS
 # they count in every candidate's scores. At 100,000 chunks the best hit stays the same in 300 of
 # 300 questions, and so do 99 of 100 among the best five.
 _FREQUENT = 10_000
+_MANY = 0.01  # of all chunks
+_SPARE = 1.5
+_WIDER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,33 +89,64 @@ class Question:
         self._telling = any(map(is_telling, weights))
         self._found: dict[int, float] = {}  # BM25 that is known already
 
-    def search(self, limit: int, document_keys: Sequence[int] | None) -> list[int]:
-        """The ids of the best `limit` chunks by BM25, of those documents only, if given.
+    def search(
+        self, limit: int, document_keys: Sequence[int] | Ids | None, ids: Ids | None = None
+    ) -> list[int]:
+        """The ids of the best `limit` chunks by BM25, of those documents only, if given; `ids` are
+        then their chunks, rising, where the caller knows them.
 
         Frequent terms are left out of account while the others find `limit` chunks.
         """
         terms = self._terms(lambda query, _: query)
         chosen = [query for term, query in terms.items() if term not in self._frequent]
-        found = self._best(chosen, limit, document_keys)
+        found = self._best(chosen, limit, document_keys, ids)
         if len(chosen) < len(terms):
             if len(found) == limit:
                 return list(found)
-            found = self._best(list(terms.values()), limit, document_keys)
+            found = self._best(list(terms.values()), limit, document_keys, ids)
         self._found = found
         return list(found)
 
     def _best(
-        self, terms: Sequence[tantivy.Query], limit: int, document_keys: Sequence[int] | None
+        self,
+        terms: Sequence[tantivy.Query],
+        limit: int,
+        document_keys: Sequence[int] | Ids | None,
+        ids: Ids | None,
     ) -> dict[int, float]:
         if not terms:
             return {}
         query = self._any_of(terms)
-        if document_keys is not None:
+        if document_keys is None:
+            return self._run(query, limit)
+        found = None if ids is None else self._best_of_many(query, limit, ids)
+        if found is None:
             documents = self._tantivy.Query.term_set_query(
-                self._view.schema, "document", list(document_keys)
+                self._view.schema, "document", [int(key) for key in document_keys]
             )
-            query = self._all_of([self._unscored(documents), query])
-        return self._run(query, limit)
+            found = self._run(self._all_of([self._unscored(documents), query]), limit)
+        return found
+
+    def _best_of_many(self, query: tantivy.Query, limit: int, ids: Ids) -> dict[int, float] | None:
+        """The same from all chunks, best first, until `limit` pass or none is left: a set of many
+        documents takes tantivy seconds. None where that may not be enough."""
+        import numpy as np
+
+        share = len(ids) / max(self._view.searcher.num_docs - 1, 1)
+        if share < _MANY:
+            return None
+        looked_at = int(_SPARE * limit / share)
+        for most in (looked_at, _WIDER * looked_at):
+            found = self._run(query, most)
+            places = np.searchsorted(ids, list(found))
+            passing = [
+                i
+                for i, place in zip(found, places, strict=True)
+                if place < len(ids) and ids[place] == i
+            ]
+            if len(passing) >= limit or len(found) < most:
+                return {i: found[i] for i in passing[:limit]}
+        return None
 
     def matches(self, chunk_ids: Sequence[int]) -> dict[int, Match]:
         """How these chunks match; one without any of the terms is left out.
@@ -215,63 +254,59 @@ def noted_generation(searcher: tantivy.Searcher, schema: tantivy.Schema, identit
 
 
 class Coming:
-    """What is written to the index but not committed. Holds tantivy's own lock until it is over."""
+    """What is written aside and not shown yet (see aside.py)."""
 
-    def __init__(self, writer: tantivy.IndexWriter, schema: tantivy.Schema, identity: str) -> None:
-        self._writer = writer
-        self._schema = schema
-        self._identity = identity
-
-    def write(self, removed: Iterable[int], added: Iterable[tuple[int, int, str, str]]) -> None:
+    def __init__(self, live: Path, schema: tantivy.Schema, identity: str, *, anew: bool) -> None:
         import tantivy
 
-        self._remove(removed)
+        self._live = live
+        self._folder = empty(live) if anew else branch(live)
+        self._schema = schema
+        self._identity = identity
+        self._writer = tantivy.Index(schema, path=str(self._folder)).writer(_HEAP, 1)
+
+    def write(
+        self,
+        removed: Iterable[int],
+        added: Iterable[tuple[int, int, str, str]],
+        generation: int,
+    ) -> None:
+        """Takes out chunk ids, puts in (id, document key, context, text), notes the generation."""
+        import tantivy
+
+        # By query: deletion by term takes the number for a signed one and finds nothing.
+        gone = tantivy.Query.term_set_query(self._schema, "id", [*removed, NOTE])
+        self._writer.delete_documents_by_query(gone)
         for chunk_id, document_key, context, text in added:
             document = tantivy.Document()
             document.add_unsigned("id", chunk_id)
             document.add_unsigned("document", document_key)
             document.add_text("terms", " ".join(terms(f"{context}\n{text}")))
             self._writer.add_document(document)
-
-    def _remove(self, chunk_ids: Iterable[int]) -> None:
-        import tantivy
-
-        ids = list(chunk_ids)
-        if ids:
-            # By query: deletion by term takes the number for a signed one and finds nothing.
-            query = tantivy.Query.term_set_query(self._schema, "id", ids)
-            self._writer.delete_documents_by_query(query)
-
-    def commit(self, removed: Iterable[int], generation: int) -> None:
-        """Takes out chunk ids, among them none that was just put in, and shows it all."""
-        import tantivy
-
-        self._remove([*removed, NOTE])
         note = tantivy.Document()
         note.add_unsigned("id", NOTE)
         note.add_unsigned("generation", generation)
         note.add_text("terms", _mark(self._identity))
         self._writer.add_document(note)
-        try:
-            self._writer.commit()
-        except BaseException:
-            self._let_go()
-            raise
+        self._writer.commit()
         self._writer.wait_merging_threads()
+        settle(self._folder, self._live)
+
+    def show(self) -> None:
+        """What was written, to all who look from now on. Raises OSError."""
+        show(self._folder, self._live)
 
     def abandon(self) -> None:
+        """Ends the writer's threads, if it has any left, and deletes what they wrote."""
         try:
-            self._writer.rollback()
+            for end in (self._writer.rollback, self._writer.wait_merging_threads):
+                try:
+                    end()
+                except BaseException as error:  # the writer's own error, or it has ended already
+                    if not is_damage(error):
+                        raise
         finally:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Of tantivy's lock, which the writer holds as long as an error's traceback leads to it."""
-        try:
-            self._writer.wait_merging_threads()
-        except BaseException as error:
-            if not is_damage(error):
-                raise
+            drop(self._folder)
 
 
 class KeywordIndex:
@@ -333,17 +368,27 @@ class KeywordIndex:
         added: Iterable[tuple[int, int, str, str]],
         generation: int,
     ) -> None:
-        """Takes out chunk ids, puts in (id, document key, context, text), notes the generation."""
-        coming = self.prepare(removed, added)
-        coming.commit((), generation)
-
-    def prepare(self, removed: Iterable[int], added: Iterable[tuple[int, int, str, str]]) -> Coming:
-        """As `catch_up`, but nobody sees anything of it before it is committed."""
-        drop_unfinished(self._folder)
-        writer = self._index.writer(_HEAP, 1)
-        coming = Coming(writer, self._index.schema, self.identity)
+        """As `Coming.write`, and shows it."""
+        coming = self.written(removed, added, generation)
         try:
-            coming.write(removed, added)
+            coming.show()
+        except BaseException:
+            coming.abandon()
+            raise
+
+    def written(
+        self,
+        removed: Iterable[int],
+        added: Iterable[tuple[int, int, str, str]],
+        generation: int,
+        *,
+        anew: bool = False,
+    ) -> Coming:
+        """As `catch_up`, but nobody sees anything of it before it is shown. `anew`: nothing of
+        what the index holds will be in it."""
+        coming = Coming(self._folder, self._index.schema, self.identity, anew=anew)
+        try:
+            coming.write(removed, added, generation)
         except BaseException:
             coming.abandon()
             raise

@@ -71,6 +71,7 @@ def repair(folder: Path, *, embed: Embed) -> Repaired:
         exclusive(folder / "write.lock", "writing to this knowledge base"),
         exclusive(folder / "caches.lock", "bringing the indexes up to date"),
     ):
+        _take_back(path)
         if verify_rows(path).identity == "":
             _salvage(folder, embed, repaired)
         else:
@@ -121,6 +122,17 @@ def _exchange(new: Path, path: Path) -> Path:
     path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
     replace_durably(new, path)
     return kept
+
+
+def _take_back(path: Path) -> None:
+    """What one that was killed between the two steps of the exchange had put aside."""
+    for kept in list(path.parent.glob(f"{path.name}.damaged*")):
+        if not kept.name.endswith("-wal") and kept.samefile(path):
+            aside, log = kept.with_name(f"{kept.name}-wal"), path.with_name(f"{path.name}-wal")
+            if aside.exists() and not (log.exists() and log.stat().st_size):
+                path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+                aside.replace(log)
+            kept.unlink()
 
 
 # --- rows -------------------------------------------------------------------------------------

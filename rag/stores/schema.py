@@ -41,15 +41,15 @@ CREATE INDEX IF NOT EXISTS removed_generation ON removed (generation);
     # Generations that can be brought back; vectors of several models beside each other.
     """
 CREATE TABLE fingerprints (id INTEGER PRIMARY KEY, value TEXT NOT NULL UNIQUE);
-INSERT INTO fingerprints (value)
-    SELECT DISTINCT value FROM meta WHERE key IN ('fingerprint', 'staged_fingerprint');
-ALTER TABLE documents ADD COLUMN fingerprint INTEGER NOT NULL DEFAULT 0;
-UPDATE documents SET fingerprint = coalesce((
+INSERT INTO fingerprints (id, value) SELECT 1, value FROM meta WHERE key = 'fingerprint';
+INSERT OR IGNORE INTO fingerprints (value) SELECT value FROM meta WHERE key = 'staged_fingerprint';
+-- As a default it costs nothing, however many rows there are; new rows name theirs.
+ALTER TABLE documents ADD COLUMN fingerprint INTEGER NOT NULL DEFAULT 1;
+UPDATE documents SET fingerprint = (
     SELECT f.id FROM fingerprints f JOIN meta m ON m.value = f.value
-    WHERE m.key = CASE WHEN documents.added_in
-        > (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'generation')
-        THEN 'staged_fingerprint' ELSE 'fingerprint' END
-), 0);
+    WHERE m.key = 'staged_fingerprint'
+) WHERE added_in > (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'generation')
+    AND EXISTS (SELECT 1 FROM meta WHERE key = 'staged_fingerprint');
 CREATE TABLE generations (
     number INTEGER PRIMARY KEY, published_at TEXT NOT NULL, fingerprint INTEGER NOT NULL,
     documents INTEGER NOT NULL, chunks INTEGER NOT NULL, restores INTEGER
@@ -78,6 +78,12 @@ DROP TABLE removed_once;
     "ALTER TABLE vectors ADD COLUMN crc INTEGER;",
     # All that filters ask of documents: without it they read the texts of all documents.
     "CREATE INDEX documents_filters ON documents (name, id, type, tags, added_in, removed_in);",
+    # What is known, by uri and by content, without reading rows, which hold the texts.
+    """
+DROP INDEX documents_uri;
+CREATE INDEX documents_uri ON documents (uri, removed_in, added_in);
+CREATE INDEX documents_content ON documents (content_hash, uri, removed_in, added_in);
+""",
 )
 SCHEMA_VERSION = len(_STEPS)
 

@@ -93,17 +93,15 @@ def broken_tantivy_files(folder: Path, *, read_all: bool) -> list[str]:
             return broken
 
 
-def drop_unfinished(folder: Path) -> None:
-    """Deletes what a process that died had written of deletions in a tantivy index: the next to
-    write numbers its own the same, and finds the name taken. For the one who may write."""
+def tantivy_segments(folder: Path) -> dict[str, int | None]:
+    """What an index consists of: its segments, and which deletions of each are in force.
+
+    Raises ValueError if that cannot be read.
+    """
     try:
-        wanted = _segments(_meta(folder))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return
-    for path in folder.glob("*.*.del"):
-        segment, opstamp, _ = path.name.split(".")
-        if segment in wanted and int(opstamp) > (wanted[segment] or 0):
-            path.unlink(missing_ok=True)
+        return _segments(_meta(folder))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'meta.json'} is not what tantivy writes") from error
 
 
 def _segments(meta: bytes) -> dict[str, int | None]:

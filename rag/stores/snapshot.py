@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import sqlite3
@@ -25,7 +24,7 @@ from typing import IO, Any
 from rag import __version__
 from rag.errors import DamagedStoreError, NotFoundError, RagError, StoreError
 from rag.stores.database import Database, as_fingerprint, read_generation, read_meta, write_meta
-from rag.stores.files import exclusive, replace_durably
+from rag.stores.files import exchange, exclusive, replace_durably, sync
 from rag.stores.generations import fingerprint_id
 from rag.stores.schema import SCHEMA_VERSION, bring_up_to_date
 from rag.types import Fingerprint
@@ -187,8 +186,8 @@ def restore(file: Path, folder: Path, *, replace: bool = False) -> Manifest:
         if there:
             stack.enter_context(exclusive(folder / "write.lock", "writing to this knowledge base"))
         _renew(coming / _DATABASE, after=_generation(folder))
-        _sync(coming / _DATABASE)
-        _sync(coming)
+        sync(coming / _DATABASE)
+        sync(coming)
         _swap(coming, folder, going)
     return manifest
 
@@ -283,7 +282,12 @@ def _generation(folder: Path) -> int:
 
 
 def _swap(coming: Path, folder: Path, going: Path) -> None:
+    """In one step where the system can: else there is nothing at the place for a moment, and who
+    is killed in it leaves both in `.restoring`."""
     there = folder.exists()
+    if there and exchange(coming, folder):
+        sync(folder.parent)
+        return
     if there:
         folder.rename(going)
     try:
@@ -292,15 +296,7 @@ def _swap(coming: Path, folder: Path, going: Path) -> None:
         if there:
             going.rename(folder)
         raise
-    _sync(folder.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(folder.parent)
 
 
 def _remove(beside: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rag.stores.database import as_fingerprint, read_generation, read_meta, text_hash
 from rag.types import Fingerprint
@@ -69,7 +70,7 @@ def examine(db: sqlite3.Connection) -> Iterator[Examined]:
             " WHERE c.document_key = ? ORDER BY c.ordinal, c.id",
             (key,),
         ).fetchall()
-        faults = list(_faults(text, count, chunks))
+        faults = list(row_faults(text, count, chunks))
         if visible and uri in seen:
             faults.append((None, "is there twice"))
         if visible and recorded not in (None, published):
@@ -86,7 +87,16 @@ def _columns(db: sqlite3.Connection, table: str) -> set[str]:
     return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
 
 
-def _faults(text: object, count: int, chunks: list[tuple]) -> Iterator[tuple[int | None, str]]:  # type: ignore[type-arg]
+def row_faults(
+    text: object,
+    count: int,
+    chunks: Sequence[tuple[Any, ...]],
+    digest_of: Callable[[str], bytes] = text_hash,
+) -> Iterator[tuple[int | None, str]]:
+    """What is wrong with a document of `count` chunks: the chunk's ordinal, if it is about one.
+
+    Of a chunk: id, ordinal, start, end, text, context, digest of its text, and more.
+    """
     if not isinstance(text, str):
         yield None, "has no readable text"
         return
@@ -97,7 +107,7 @@ def _faults(text: object, count: int, chunks: list[tuple]) -> Iterator[tuple[int
             yield ordinal, "has no readable text"
         elif text[start:end] != piece:
             yield ordinal, f"is not found at characters {start} to {end} of the document's text"
-        elif text_hash(f"{context}\n{piece}" if context else piece) != digest:
+        elif digest_of(f"{context}\n{piece}" if context else piece) != digest:
             yield ordinal, "does not have the text that it was embedded for"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,8 +14,9 @@ from zlib import crc32
 
 from rag.stores.database import read_generation, read_meta, text_hash, write_meta
 from rag.stores.generations import delete_document, fingerprint_id, prune, record
-from rag.stores.rows import INFO, as_json, info_of
-from rag.types import Chunk, Document, DocumentInfo, Fingerprint
+from rag.stores.known import StoredDocuments
+from rag.stores.rows import as_json
+from rag.types import Chunk, Document, Fingerprint, Known
 
 if TYPE_CHECKING:
     from rag.types import Matrix
@@ -36,6 +39,7 @@ class Staging:
         keep: int = 0,
     ) -> None:
         self._db = db
+        self._using = threading.RLock()
         self._keep = keep
         self._fingerprint = json.dumps(asdict(fingerprint))
         self.replacing = replacing
@@ -67,14 +71,30 @@ class Staging:
             {"target": self.target},
         )
 
-    def known(self) -> dict[str, DocumentInfo]:
-        rows = self._db.execute(
-            f"SELECT {INFO} FROM documents d WHERE d.removed_in IS NULL AND d.added_in >= ?",
-            (self._oldest,),
+    def known(self) -> Known:
+        # The plus keeps SQLite from the index on added_in.
+        return StoredDocuments(
+            self._reading,
+            "d.removed_in IS NULL AND +d.added_in >= :oldest",
+            lambda _: {"oldest": self._oldest},
         )
-        return {row[1]: info_of(row) for row in rows}
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """For the thread that reads files: it never sees half of a document."""
+        with self._using:
+            yield self._db
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._using, self._db:
+            yield
 
     def vectors(self, texts: Iterable[str]) -> dict[str, bytes]:
+        with self._using:
+            return self._vectors(texts)
+
+    def _vectors(self, texts: Iterable[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for text in texts:
             row = self._db.execute(
@@ -93,7 +113,7 @@ class Staging:
         return self.target if self.replacing else 0
 
     def put(self, document: Document, chunks: Sequence[Chunk], vectors: Matrix) -> None:
-        with self._db:
+        with self._changing():
             self._discard(document.uri)
             elements = [
                 (e.kind, e.start, e.end, e.heading, e.page, e.sheet, e.row)
@@ -146,7 +166,7 @@ class Staging:
                 )
 
     def remove(self, uri: str) -> None:
-        with self._db:
+        with self._changing():
             self._discard(uri)
 
     def _discard(self, uri: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rag.stores.codes import choose_width, new_codes, scan, search_codes
+from rag.stores.codes import SCORED, choose_width, new_codes, scan, search_codes
 from rag.stores.files import replace_durably
 from rag.stores.nearest import Nearest, beside
 from rag.stores.sealed import Sealing, read_seal
@@ -36,6 +36,7 @@ _QUESTIONS = 200
 _MIN_REBUILD = 2_000
 _MAX_CHANGES = 0.1  # of the base
 _LATE = 5
+_MANY = 64  # of so many are looked for in a table
 MAX_DELTA = 20_000  # a question pays some 3 ms for as many
 _FILE = re.compile(r"vectors\.(\d+)\.faiss$")
 
@@ -122,28 +123,38 @@ class VectorIndex:
         late = len(self.delta_ids) > _LATE * MAX_DELTA
         return self.wants_rebuild and (len(self) <= EXACT_LIMIT or self.base is None or late)
 
+    def overwhelmed_by(self, more: int) -> bool:
+        """Whether `more` vectors are too many to be taken up before a new base is made."""
+        if self.base is None:
+            return more > EXACT_LIMIT
+        return len(self.delta_ids) + more > _LATE * MAX_DELTA
+
     def search(self, vector: Vector, limit: int, allowed: Ids | None) -> dict[int, float]:
-        """The nearest `limit` chunks by id, of those `allowed` (rising ids) if given."""
+        """The nearest `limit` chunks by id, of those `allowed` (rising ids) if given.
+
+        Where search is not exact, more: the caller scores them exactly and takes the nearest.
+        """
         import numpy as np
 
+        limit = limit if self.exact else limit * SCORED
         found = self._search_base(vector, limit, allowed)
         if len(self.delta_ids):
             scores = self.delta @ vector
             if allowed is not None:
-                scores = np.where(np.isin(self.delta_ids, allowed), scores, -np.inf)
+                inside = np.zeros(len(self.delta_ids), bool)
+                inside[positions_of(allowed, self.delta_ids)] = True
+                scores = np.where(inside, scores, -np.inf)
             best = np.argsort(-scores)[:limit]
             found |= {int(self.delta_ids[i]): float(scores[i]) for i in best if scores[i] > -np.inf}
         return dict(sorted(found.items(), key=lambda item: -item[1])[:limit])
 
     def _search_base(self, vector: Vector, limit: int, allowed: Ids | None) -> dict[int, float]:
-        import numpy as np
 
         if self.base is None or not len(self.base.ids):
             return {}
         keep = None if self.gone is None else ~self.gone
         if allowed is not None:
-            inside = np.zeros(len(self.base.ids), bool)
-            inside[positions_of(allowed, self.base.ids)] = True
+            inside = _are_among(self.base.ids, allowed)
             keep = inside if keep is None else keep & inside
         scores, positions = search_index(self.base, vector[None, :], limit, keep)
         return {
@@ -177,6 +188,18 @@ def positions_of(wanted: Ids, ids: Ids) -> Ids:
     places = places[places < len(ids)] if len(ids) else places[:0]
     found: Ids = places[ids[places] == wanted[: len(places)]]
     return found
+
+
+def _are_among(ids: Ids, allowed: Ids) -> NDArray[np.bool_]:
+    """Of each of `ids` whether it is among `allowed`; both are rising."""
+    import numpy as np
+
+    if len(allowed) * _MANY > len(ids):
+        inside: NDArray[np.bool_] = np.isin(ids, allowed, assume_unique=True)
+        return inside
+    inside = np.zeros(len(ids), bool)
+    inside[positions_of(allowed, ids)] = True
+    return inside
 
 
 def search_index(
@@ -314,7 +337,7 @@ def load_base(path: Path, generation: int, dimension: int, identity: str) -> Bas
     try:
         mapped: Any = faiss.read_index(str(path))
         index = faiss.downcast_index(mapped.index)
-        ids = faiss.vector_to_array(mapped.id_map).astype(np.int64)
+        ids = faiss.vector_to_array(mapped.id_map).astype(np.int64, copy=False)
     except (RuntimeError, AttributeError, MemoryError):
         return None
     exact = isinstance(index, faiss.IndexFlat)

@@ -2,6 +2,11 @@
 
 Nothing is changed, and nothing is opened that would mend itself. Readers and a writer may be at
 work meanwhile: the rows are seen at one moment, and indexes that move on are looked at again.
+
+A process that answers questions has read the vectors' file into memory, but maps the files of the
+keyword index. Nothing here ever shortens such a file or writes into it; where another program does,
+the system ends the process at its next question (SIGBUS), which no process can prevent. Whoever
+opens the knowledge base next notices it by the files' ends, and makes the index again.
 """
 
 from __future__ import annotations

@@ -6,3 +6,4 @@ from rag.transfer.parquet import Exported as Exported
 from rag.transfer.parquet import export as export
 from rag.transfer.parquet import import_parquet as import_parquet
 from rag.transfer.putting import Imported as Imported
+from rag.transfer.putting import put_all as put_all

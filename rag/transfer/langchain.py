@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from rag.errors import DamagedStoreError, FingerprintError, NotFoundError
-from rag.transfer.putting import Imported, put_all
+from rag.transfer.putting import HasWriter, Imported, put_all
 from rag.transfer.unpickle import Docstore, read_docstore
-from rag.types import Chunk, ChunkStore, Document, Element, Fingerprint
+from rag.types import Chunk, Document, Element, Fingerprint
 
 if TYPE_CHECKING:
     from rag.types import Matrix
@@ -34,7 +34,7 @@ def _nothing(_: int) -> None:
 
 def import_langchain(
     folder: Path,
-    store: ChunkStore,
+    store: HasWriter,
     fingerprint: Fingerprint,
     *,
     embed: Callable[[Sequence[str]], Matrix] | None = None,

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from rag import __version__
 from rag.errors import ConfigError, DamagedStoreError, NotFoundError, StoreError
 from rag.stores.contents import Contents, HasContents
-from rag.transfer.putting import Imported, put_all
-from rag.types import Chunk, ChunkStore, Document, Element, Fingerprint
+from rag.transfer.putting import HasWriter, Imported, put_all
+from rag.types import Chunk, Document, Element, Fingerprint
 
 if TYPE_CHECKING:
     from rag.types import Matrix
@@ -189,7 +189,7 @@ def _file(path: Path) -> dict[str, int | str]:
 
 def import_parquet(
     folder: Path,
-    store: ChunkStore,
+    store: HasWriter,
     *,
     replacing: bool = False,
     on_document: Callable[[int], None] = _nothing,

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rag.errors import DamagedStoreError
-from rag.types import Chunk, ChunkStore, Document, DocumentInfo, Fingerprint, StoreWriter
+from rag.types import Chunk, Document, DocumentInfo, Fingerprint, StoreWriter
 
 if TYPE_CHECKING:
     from rag.types import Matrix
 
     Row = tuple[Document, list[Chunk], Matrix]
+
+
+class HasWriter(Protocol):
+    """A `ChunkStore`, as far as it is written to."""
+
+    def writer(
+        self, fingerprint: Fingerprint, *, replacing: bool = False
+    ) -> AbstractContextManager[StoreWriter]: ...
+
 
 OnDocument = Callable[[int], None]
 """Told how many documents are done."""
@@ -32,13 +42,17 @@ class Imported:
     notes: tuple[str, ...] = ()
 
 
+def _nothing(_: int) -> None:
+    return None
+
+
 def put_all(
     rows: Iterable[Row],
-    store: ChunkStore,
+    store: HasWriter,
     fingerprint: Fingerprint,
     *,
-    replacing: bool,
-    on_document: OnDocument,
+    replacing: bool = False,
+    on_document: OnDocument = _nothing,
     notes: tuple[str, ...] = (),
 ) -> Imported:
     """Publishes all of `rows` in one step; if they break off, nothing.

@@ -1,7 +1,8 @@
 """Two states of a folder of documents, their ingest, and what a knowledge base of them must show.
 
-As a script: `python -m tests.crash.world PLACE STATE SIZE` ingests, and ends with 9 and a line
-of words if that fails as it should.
+As a script: `python -m tests.crash.world PLACE STATE SIZE [ahead]` ingests, and ends with 9 and a
+line of words if that fails as it should. `ahead`: the vector index is made before publishing, which
+otherwise only much that is new is worth.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from rag.errors import RagError
-from rag.ingest import Ingest, Plan, Report
+from rag.ingest import Covers, Ingest, Plan, Report
+from rag.stores import ahead
 from rag.stores.embedded import EmbeddedStore
 from rag.stores.verify import verify
 from rag.types import Chunk, Content, Document, Element, StoreWriter
@@ -98,14 +100,14 @@ class _Marking:
         return generation
 
 
-def ingest(place: Path, state: str, size: int) -> tuple[Report, int]:
+def ingest(place: Path, state: str, size: int, *, keep: int = 0) -> tuple[Report, int]:
     """The report, and how many texts were embedded."""
     embedder = FakeEmbedder(dimension=16)
-    store = EmbeddedStore(place)
+    store = EmbeddedStore(place, keep_generations=keep)
     try:
         with store.writer(embedder.fingerprint) as writer:
             run = Ingest(embedder=embedder, splitter=Paragraphs(), settings_key="")
-            plan = Plan(documents(state, size), covers=lambda _: True)
+            plan = Plan(documents(state, size), covers=Covers(("",)))
             report = run.run(plan, _Marking(writer))  # type: ignore[arg-type]
     finally:
         store.close()
@@ -187,6 +189,8 @@ def difference(found: Shown, wanted: Shown) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[4:] == ["ahead"]:
+        ahead.MAX_DELTA = 0
     try:
         ingest(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
     except RagError as error:

@@ -37,7 +37,7 @@ def _as_ours(texts: Sequence[str], shown: str, *, is_lite: bool, is_missing: boo
     if is_missing or "collection not found" in lower:
         return MissingCollectionError(
             f"A collection of this knowledge base is not in Milvus at {shown}.",
-            "Was its data deleted? Restore Milvus's data, or ingest anew: rag reindex",
+            "Was its data deleted? Restore Milvus's data, or embed anew: rag repair",
         )
     if "milvus-lite is required" in lower:
         return StoreError(

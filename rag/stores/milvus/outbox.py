@@ -1,10 +1,11 @@
-"""Vectors on their way into Milvus, and rows on their way out of it."""
+"""Vectors on their way into Milvus."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rag.stores.milvus.graves import Graves
 from rag.stores.milvus.records import Records, batches
 from rag.stores.milvus.vectors import Milvus, Rows
 
@@ -12,21 +13,23 @@ if TYPE_CHECKING:
     from rag.types import Vector
 
 _INSERT = 2000  # rows sent to Milvus at once
-_BURY = 10_000
 _AT_ONCE = 500
 
 
 class Outbox:
-    """What one writer's collection is to get, and what all collections are to lose.
+    """What one writer's collection is to get.
 
     It is all in the application database, so whatever dies, the next writer goes on with it.
     """
 
-    def __init__(self, records: Records, milvus: Milvus, collection: str, dimension: int) -> None:
+    def __init__(
+        self, records: Records, milvus: Milvus, graves: Graves, collection: str, dimension: int
+    ) -> None:
         self._records = records
         self._part, self._tables = records.part, records.tables
         self._base = records.base
         self._milvus = milvus
+        self._graves = graves
         self._collection = collection
         self._dimension = dimension
         self._is_ready = False  # the collection
@@ -43,6 +46,7 @@ class Outbox:
         """The collection is there, and holds nothing of ids still to be given: an application
         database that lost its last moments in a power cut gives them a second time."""
         if not self._is_ready:
+            self._graves.note(self._collection)
             self._milvus.ensure(self._collection, self._dimension)
             self._milvus.delete_beyond(self._collection, self._newest_chunk())
             self._is_ready = True
@@ -52,9 +56,13 @@ class Outbox:
         import numpy as np
         import sqlalchemy as sa
 
-        w = self._tables.waiting
+        w, c = self._tables.waiting, self._tables.chunks
         wanted = (
-            sa.select(w.c.chunk_id, w.c.document_key, w.c.added_in, w.c.vector)
+            sa.select(
+                *(w.c.chunk_id, w.c.document_key, w.c.added_in, w.c.vector),
+                *(c.c.context, c.c.text),
+            )
+            .join(c, c.c.id == w.c.chunk_id)
             .where(w.c.base == self._base)
             .order_by(w.c.chunk_id)
             .limit(_INSERT)
@@ -65,12 +73,13 @@ class Outbox:
             if not found:
                 break
             self.ready()
-            ids, documents, added_in, blobs = zip(*found, strict=True)
+            ids, documents, added_in, blobs, contexts, texts = zip(*found, strict=True)
             matrix = np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(ids), -1)
             again = ids[0] <= self._sent_before
             self._sent_before = max(self._sent_before, ids[-1])  # if this fails: who knows
+            whole = [f"{context}\n{text}" for context, text in zip(contexts, texts, strict=True)]
             self._milvus.insert(
-                self._collection, Rows(ids, documents, added_in, matrix), again=again
+                self._collection, Rows(ids, documents, added_in, matrix, whole), again=again
             )
             with self._part.writing() as connection:
                 connection.execute(
@@ -78,33 +87,10 @@ class Outbox:
                 )
         self._unsent = 0
 
-    def bury(self) -> None:
-        """Deletes the dead from Milvus."""
-        import sqlalchemy as sa
-
-        dead = self._tables.dead
-        wanted = (
-            sa.select(dead.c.chunk_id, dead.c.collection)
-            .where(dead.c.base == self._base)
-            .order_by(dead.c.collection)
-            .limit(_BURY)
-        )
-        while True:
-            with self._part.reading() as connection:
-                found = connection.execute(wanted).all()
-            if not found:
-                return
-            name = found[0].collection
-            ids = [row.chunk_id for row in found if row.collection == name]
-            self._milvus.delete(name, ids)
-            with self._part.writing() as connection:
-                for some in batches(ids, _AT_ONCE):
-                    connection.execute(dead.delete().where(dead.c.chunk_id.in_(some)))
-
     def settle(self) -> int:
         """Sends and deletes all there is; the time, by Milvus's clock, when all of it is done."""
         self.send()
-        self.bury()
+        self._graves.bury()
         self.ready()
         return self._milvus.settle(self._collection)
 
@@ -129,12 +115,6 @@ class Outbox:
                 for chunk_id, blob in connection.execute(wanted):
                     found[int(chunk_id)] = np.frombuffer(blob, dtype="<f4")
         return found
-
-    def drop_others(self, current: str) -> None:
-        """Collections of this knowledge base that are neither `current` nor the writer's."""
-        for name in self._milvus.names(self._records.prefix):
-            if name not in (current, self._collection):
-                self._milvus.drop(name)
 
     def _count_waiting(self) -> int:
         import sqlalchemy as sa

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import astuple
 from typing import Any
@@ -86,3 +87,8 @@ def columns_of_chunk(chunk: Chunk) -> dict[str, Any]:
         "sheet": chunk.sheet,
         "rows": json.dumps(chunk.rows),
     }
+
+
+def text_digest(text: str) -> bytes:
+    """By which a text that has a vector is found again."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from zlib import crc32
 
+from rag.stores.milvus.generations import prune, record
+from rag.stores.milvus.graves import Graves, delete_documents
+from rag.stores.milvus.known import StoredDocuments
 from rag.stores.milvus.outbox import Outbox
 from rag.stores.milvus.records import Records, batches, recorded
-from rag.stores.milvus.rows import columns_of, columns_of_chunk
+from rag.stores.milvus.rows import columns_of, columns_of_chunk, text_digest
 from rag.stores.milvus.vectors import Milvus
-from rag.types import Chunk, Document, DocumentInfo, Fingerprint
+from rag.types import Chunk, Document, Fingerprint, Known
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -28,10 +30,17 @@ class Staging:
     Every row is in the application database before it is in Milvus, and is noted as dead there
     before it goes from it, so whatever dies in between, the next writer knows what to send or
     delete. All rows hold vectors of one fingerprint. `replacing` builds the knowledge base anew.
+    `keep` is how many generations before the published one can be brought back.
     """
 
     def __init__(
-        self, records: Records, milvus: Milvus, fingerprint: Fingerprint, *, replacing: bool
+        self,
+        records: Records,
+        milvus: Milvus,
+        fingerprint: Fingerprint,
+        *,
+        replacing: bool = False,
+        keep: int = 0,
     ) -> None:
         self._records = records
         self._part, self._tables = records.part, records.tables
@@ -39,9 +48,13 @@ class Staging:
         self._fingerprint = recorded(fingerprint)
         self._collection = records.collection(self._fingerprint)
         self._replacing = replacing
+        self._keep = keep
         self._published = records.generation()
         self.target = self._published + 1
-        self._outbox = Outbox(records, milvus, self._collection, fingerprint.dimension)
+        self._graves = Graves(records, milvus)
+        self._outbox = Outbox(
+            records, milvus, self._graves, self._collection, fingerprint.dimension
+        )
         self.purge()
         with self._part.writing() as connection:
             self._take_over(connection)
@@ -58,7 +71,7 @@ class Staging:
         if staged != self._fingerprint:
             wanted = sa.select(d.c.key).where(d.c.base == self._base, d.c.added_in == self.target)
             keys = list(connection.execute(wanted).scalars())
-            self._delete(connection, keys, self._records.collection(staged or ""))
+            delete_documents(connection, self._records, keys)
             connection.execute(
                 bases.update()
                 .where(bases.c.id == self._base)
@@ -79,12 +92,14 @@ class Staging:
 
     # --- what is there --------------------------------------------------------------------------
 
-    def known(self) -> Mapping[str, DocumentInfo]:
+    def known(self) -> Known:
         d = self._tables.documents
-        infos = self._records.infos(
-            (d.c.base == self._base) & d.c.removed_in.is_(None) & (d.c.added_in >= self._oldest)
+        return StoredDocuments(
+            self._records,
+            lambda: (
+                (d.c.base == self._base) & d.c.removed_in.is_(None) & (d.c.added_in >= self._oldest)
+            ),
         )
-        return {info.uri: info for info in infos}
 
     @property
     def _oldest(self) -> int:
@@ -101,11 +116,12 @@ class Staging:
         import sqlalchemy as sa
 
         c, d = self._tables.chunks, self._tables.documents
-        by_hash = {_hash(text): text for text in texts}
+        by_hash = {text_digest(text): text for text in texts}
         wanted = (
             sa.select(c.c.text_hash, c.c.id)
             .join(d, d.c.key == c.c.document_key)
             .where(d.c.base == self._base, d.c.added_in >= self._oldest)
+            .where(d.c.collection == self._collection)
         )
         found: dict[str, int] = {}
         with self._part.reading() as connection:
@@ -124,6 +140,7 @@ class Staging:
                 **columns_of(document),
                 "base": self._base,
                 "chunks": len(chunks),
+                "collection": self._collection,
                 "added_in": self.target,
                 "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
@@ -137,13 +154,15 @@ class Staging:
         self, connection: sa.Connection, key: int, chunks: Sequence[Chunk], vectors: Matrix
     ) -> None:
         c = self._tables.chunks
+        blobs = [vector.astype("<f4").tobytes() for vector in vectors]
         rows = [
             {
                 **columns_of_chunk(chunk),
                 "document_key": key,
-                "text_hash": _hash(chunk.embedded_text),
+                "text_hash": text_digest(chunk.embedded_text),
+                "crc": crc32(blob),
             }
-            for chunk in chunks
+            for chunk, blob in zip(chunks, blobs, strict=True)
         ]
         ids = connection.execute(c.insert().returning(c.c.id, sort_by_parameter_order=True), rows)
         connection.execute(
@@ -154,9 +173,9 @@ class Staging:
                     "base": self._base,
                     "document_key": key,
                     "added_in": self.target,
-                    "vector": vector.astype("<f4").tobytes(),
+                    "vector": blob,
                 }
-                for chunk_id, vector in zip(ids.scalars(), vectors, strict=True)
+                for chunk_id, blob in zip(ids.scalars(), blobs, strict=True)
             ],
         )
 
@@ -172,36 +191,17 @@ class Staging:
         ours = sa.and_(d.c.base == self._base, d.c.uri == uri)
         staged = sa.select(d.c.key).where(ours, d.c.added_in == self.target)
         keys = list(connection.execute(staged).scalars())
-        self._delete(connection, keys, self._collection)
+        delete_documents(connection, self._records, keys)
         connection.execute(
             d.update().where(ours, d.c.removed_in.is_(None)).values(removed_in=self.target)
         )
-
-    def _delete(
-        self, connection: sa.Connection, keys: Sequence[int], collection: str | None
-    ) -> None:
-        """Documents with all that belongs to them; their rows in a collection are noted as dead."""
-        import sqlalchemy as sa
-
-        t = self._tables
-        for some in batches(keys, _AT_ONCE):
-            if collection is not None:
-                chunks = sa.select(
-                    t.chunks.c.id, sa.literal(self._base), sa.literal(collection)
-                ).where(t.chunks.c.document_key.in_(some))
-                connection.execute(
-                    t.dead.insert().from_select(["chunk_id", "base", "collection"], chunks)
-                )
-            connection.execute(t.waiting.delete().where(t.waiting.c.document_key.in_(some)))
-            connection.execute(t.chunks.delete().where(t.chunks.c.document_key.in_(some)))
-            connection.execute(t.documents.delete().where(t.documents.c.key.in_(some)))
 
     # --- publishing -----------------------------------------------------------------------------
 
     def publish(self) -> int:
         import sqlalchemy as sa
 
-        bases, d, t = self._tables.bases, self._tables.documents, self._tables
+        d = self._tables.documents
         if self._replacing:
             self._remove_all_published()
         mine = d.c.base == self._base
@@ -212,31 +212,8 @@ class Staging:
             if connection.execute(changed.limit(1)).first() is None:
                 return self._published
         guarantee = self._outbox.settle()
-        (before, since) = self._records.row("fingerprint", "vectors_since")
-        gone = (
-            sa.select(t.chunks.c.id, sa.literal(self._base), sa.literal(self.target))
-            .join(d, d.c.key == t.chunks.c.document_key)
-            .where(mine, d.c.removed_in == self.target)
-        )
         with self._part.writing() as connection:
-            connection.execute(
-                t.removed.insert().from_select(["chunk_id", "base", "generation"], gone)
-            )
-            connection.execute(
-                t.generations.insert().values(
-                    base=self._base, generation=self.target, mark=secrets.token_hex(8)
-                )
-            )
-            connection.execute(
-                bases.update()
-                .where(bases.c.id == self._base)
-                .values(
-                    generation=self.target,
-                    fingerprint=self._fingerprint,
-                    vectors_since=since if before == self._fingerprint else self.target,
-                    guarantee=guarantee,
-                )
-            )
+            record(connection, self._records, self.target, self._fingerprint, guarantee=guarantee)
         self._published, self.target = self.target, self.target + 1
         return self._published
 
@@ -251,34 +228,8 @@ class Staging:
             )
 
     def purge(self) -> None:
-        """Deletes what no published generation shows any more.
+        """Deletes what no kept generation shows any more.
 
         Readers that have not moved on yet find it gone and move on then.
         """
-        import sqlalchemy as sa
-
-        bases, d = self._tables.bases, self._tables.documents
-        fingerprint, since = self._records.row("fingerprint", "vectors_since")
-        current = self._records.collection(fingerprint or "")
-        wanted = sa.select(d.c.key, d.c.added_in >= since).where(
-            d.c.base == self._base, d.c.removed_in <= self._published
-        )
-        with self._part.reading() as connection:
-            gone = connection.execute(wanted).all()
-        if gone:
-            with self._part.writing() as connection:
-                connection.execute(
-                    bases.update().where(bases.c.id == self._base).values(purged=self._published)
-                )
-        if not all(is_in_current for _, is_in_current in gone):
-            self._outbox.drop_others(current)
-        for is_in_current in (True, False):
-            keys = [key for key, its in gone if bool(its) is is_in_current]
-            for some in batches(keys, _AT_ONCE):
-                with self._part.writing() as connection:
-                    self._delete(connection, some, current if is_in_current else None)
-        self._outbox.bury()
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        prune(self._records, self._graves, self._keep, writes_to=self._collection)

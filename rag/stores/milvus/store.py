@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-import threading
+import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.application import ApplicationDatabase
-from rag.errors import BusyError, FingerprintError
-from rag.stores.files import exclusive
-from rag.stores.keywords import KeywordView, Match
-from rag.stores.milvus.explain import MissingCollectionError
-from rag.stores.milvus.records import Records, State, recorded
+from rag.errors import BusyError
+from rag.stores.contents import Contents
+from rag.stores.generations import Freed, Generation, chosen
+from rag.stores.milvus.asking import search_view
+from rag.stores.milvus.contents import contents_of
+from rag.stores.milvus.destroy import clear_remains, doom
+from rag.stores.milvus.fields import Keywords
+from rag.stores.milvus.generations import forget_removals, listed, prune, roll_back
+from rag.stores.milvus.graves import Graves
+from rag.stores.milvus.known import StoredDocuments
+from rag.stores.milvus.locks import alone
+from rag.stores.milvus.measuring import measured
+from rag.stores.milvus.records import Records
 from rag.stores.milvus.staging import Staging
 from rag.stores.milvus.vectors import Milvus
-from rag.stores.milvus.words import Words
+from rag.stores.milvus.views import Views
+from rag.stores.recall import Recall, keep, kept
+from rag.stores.searching import other_vectors, search_newest
 from rag.types import (
     Candidate,
     Chunk,
@@ -26,41 +34,22 @@ from rag.types import (
     DocumentInfo,
     Filters,
     Fingerprint,
-    Via,
+    Known,
 )
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
     from rag.types import Vector
-
-_log = logging.getLogger("rag")
-_TRIES = 100
-_SPARE = 20  # asked for beyond the limit, for what a writer has staged
-_NO_MATCH = Match(0.0, 0.0, 0.0)
-_LOCKS = 0x7261675F  # "rag_": PostgreSQL's locks of writers, one for each knowledge base
-
-
-class _OutdatedError(Exception):
-    """The view a search began with is no longer what the records hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What questions see. `condition` tells its rows in Milvus from earlier and coming ones."""
-
-    state: State
-    collection: str
-    condition: str
-    keywords: KeywordView
 
 
 class MilvusStore:
     """The knowledge base `name`: its records in `database`, its vectors in Milvus at `uri`.
 
     `uri` is a server's address, or a path that ends in .db for Milvus Lite, which one process at a
-    time can use. `folder` is for caches and locks of this machine. Milvus is first needed when
-    something is searched or published.
+    time can use. `folder` is for caches and locks of this machine. Writing keeps
+    `keep_generations` before the published one, to be brought back. Nothing is made before the
+    first writer comes; Milvus is first needed when something is searched or published. `keywords`
+    says who ranks by them: this machine, or Milvus ("server"; "auto" where it is a server that
+    can), if the collection was made for it.
     """
 
     def __init__(
@@ -72,225 +61,172 @@ class MilvusStore:
         token: str = "",
         folder: Path,
         timeout: float = 6.0,
+        keep_generations: int = 0,
+        keywords: Keywords = "local",
     ) -> None:
         self._database = database
-        self._records = Records(database, name)
         self._folder = folder
-        self._milvus = Milvus(uri, token, timeout=timeout)
-        self._words = Words(folder / self._records.identity, self._records)
-        self._refreshing = threading.Lock()
-        self._view: _View | None = None
+        self._keep = keep_generations
+        self._unborn = secrets.token_hex(8)
+        self.records = Records(database, name)
+        self.milvus = Milvus(uri, token, timeout=timeout, keywords=keywords)
+        self.views = Views(folder, self.records, self.milvus)
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        view = self._view
-        return self._records.state().fingerprint if view is None else view.state.fingerprint
+        view = self.views.newest
+        return self.records.state().fingerprint if view is None else view.state.fingerprint
 
     @property
     def generation(self) -> int:
-        return self._records.generation()
+        return self.records.generation()
 
     @property
     def stamp(self) -> str:
-        view = self._view
-        seen = "0" if view is None else f"{view.state.generation}:{view.state.mark}"
-        return f"{self._records.identity}:{seen}"
-
-    def documents(self, filters: Filters = Filters()) -> list[DocumentInfo]:
-        return self._records.documents(filters)
-
-    def document(self, document_id: str) -> Document:
-        return self._records.document(document_id)
-
-    def chunks(self, document_id: str) -> list[Chunk]:
-        return self._records.chunks(document_id)
-
-    def lost(self) -> list[int]:
-        """The ids of chunks that are shown and have no vector in Milvus: for `rag verify`."""
-        view = self._current()
+        view = self.views.newest
         if view is None:
-            return []
-        shown = self._records.shown(view.state.generation)
-        present = self._milvus.present(view.collection, shown)
-        return [] if len(present) == len(shown) else sorted(set(shown) - present)
+            return f"{self._unborn}:0"
+        return f"{view.state.identity}:{view.state.generation}:{view.state.mark}"
+
+    @property
+    def caches(self) -> Path:
+        """The folder of this knowledge base on this machine; it need not be there."""
+        return self._folder / self.records.identity
 
     def close(self) -> None:
-        self._milvus.close()
+        self.milvus.close()
 
-    # --- asking -------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------
+
+    def documents(self, filters: Filters = Filters()) -> list[DocumentInfo]:
+        return self.records.documents(filters)
+
+    def known(self) -> Known:
+        return StoredDocuments(self.records, self.records.visible)
+
+    def document(self, document_id: str) -> Document:
+        return self.records.document(document_id)
+
+    def chunks(self, document_id: str) -> list[Chunk]:
+        return self.records.chunks(document_id)
+
+    @contextmanager
+    def contents(self) -> Iterator[Contents]:
+        """All that is published now; writers and readers go on.
+
+        Its rows raise BusyError once a writer has published so often that they are not kept.
+        """
+        yield contents_of(self.records, self.milvus)
 
     def search(
         self, question: str, vector: Vector, *, limit: int, filters: Filters = Filters()
     ) -> list[Candidate]:
-        began = self.fingerprint
-        for _ in range(_TRIES):
-            view = self._current()
-            if view is None:
-                return []
-            if began not in (None, view.state.fingerprint):
-                raise FingerprintError(
-                    "The knowledge base has just moved to another embedding model.", "Ask again."
-                )
-            try:
-                return self._search(view, question, vector, limit, filters)
-            except _OutdatedError:
-                self.refresh()
-        raise BusyError("The knowledge base changes faster than it can be searched.", "Ask again.")
-
-    def _search(
-        self, view: _View, question: str, vector: Vector, limit: int, filters: Filters
-    ) -> list[Candidate]:
-        keys: Sequence[int] | None = None
-        if filters:
-            if self._records.generation() != view.state.generation:
-                raise _OutdatedError
-            keys = self._records.allowed(filters, view.state.generation)
-            if not keys:
-                return []
-        asked = view.keywords.question(question)
-        keyword = asked.search(limit, keys)
-        try:
-            dense = self._nearest(view, vector, limit, keys)
-            others = [i for i in keyword if i not in dense]
-            cosines = dense | self._cosines(view, others, vector)
-        except MissingCollectionError:
-            self._raise_if_outdated(view)
-            raise
-        self._raise_if_outdated(view)
-        both = [i for i in dict.fromkeys([*dense, *keyword]) if i in cosines]
-        if len(cosines) < len(dense) + len(others):
-            _log.warning("Milvus has lost vectors of this knowledge base: rag reindex")
-        matches = asked.matches(both)
-        keyword_ids = frozenset(keyword)
-        return [
-            _candidate(i, cosines[i], matches.get(i, _NO_MATCH), i in dense, i in keyword_ids)
-            for i in both
-        ]
-
-    def _raise_if_outdated(self, view: _View) -> None:
-        """Rows that the view shows may have been deleted while it was searched."""
-        if self._records.purged() > view.state.generation:
-            raise _OutdatedError
-
-    def _nearest(
-        self, view: _View, vector: Vector, limit: int, keys: Sequence[int] | None
-    ) -> dict[int, float]:
-        """The records have the last word on what is seen.
-
-        Without a condition Milvus is fastest, and mostly all it has is seen. It may still show for
-        a moment what is deleted; it is then asked again for everything up to now.
-        """
-        state = view.state
-        if keys is None:
-            some = self._seen(view, vector, limit + _SPARE, "", state.guarantee)[0]
-            if len(some) >= limit:
-                return dict(list(some.items())[:limit])
-        where = view.condition
-        if keys is not None:
-            where += f" and document in {list(keys)}"
-        for guarantee in (state.guarantee, 0):
-            some, are_all = self._seen(view, vector, limit, where, guarantee)
-            if are_all:
-                break
-        return some
-
-    def _seen(
-        self, view: _View, vector: Vector, limit: int, where: str, guarantee: int
-    ) -> tuple[dict[int, float], bool]:
-        """What Milvus finds of what is seen, best first, and whether that is all it finds."""
-        found = self._milvus.search(view.collection, vector, limit, where, guarantee)
-        seen = self._records.seen(list(found), view.state.generation)
-        return {i: score for i, score in found.items() if i in seen}, len(seen) == len(found)
-
-    def _cosines(self, view: _View, chunk_ids: Sequence[int], vector: Vector) -> dict[int, float]:
-        if not chunk_ids:
-            return {}
-        stored = self._milvus.vectors(view.collection, chunk_ids, view.state.guarantee)
-        return {i: float(v @ vector) for i, v in stored.items()}
+        return search_newest(
+            self.views.current,
+            self.views.refresh,
+            self.fingerprint,
+            lambda view: search_view(
+                view, self.records, self.milvus, question, vector, limit, filters
+            ),
+        )
 
     def fetch(self, chunk_ids: Sequence[int]) -> dict[int, tuple[Chunk, str, str]]:
-        view = self._current()
-        return {} if view is None else self._records.fetch(chunk_ids, view.state.generation)
-
-    def _current(self) -> _View | None:
-        if self._view is None:
-            self.refresh()
-        return self._view
+        view = self.views.current()
+        return {} if view is None else self.records.fetch(chunk_ids, view.state.generation)
 
     def refresh(self) -> bool:
-        with self._refreshing:
-            moved = False
-            for _ in range(_TRIES):
-                state = self._records.state()
-                if state.fingerprint is None or state == (self._view and self._view.state):
-                    break
-                keywords = self._words.at(state.generation)
-                if keywords.generation == state.generation:
-                    self._view = self._view_of(state, state.fingerprint, keywords)
-                    moved = True
-            return moved
+        return self.views.refresh()
 
-    def _view_of(self, state: State, fingerprint: Fingerprint, keywords: KeywordView) -> _View:
-        condition = f"added_in <= {state.generation}"
-        gone = self._records.gone(state.generation)
-        if gone:
-            condition += f" and document not in {gone}"
-        collection = self._records.collection(recorded(fingerprint))
-        return _View(state, collection, condition, keywords)
+    def measure_recall(self, sample: int = 200) -> Recall | None:
+        """How much of what is nearest Milvus finds, with that many questions; reads every vector.
+        None if there is nothing yet."""
+        view = self.views.current()
+        if view is None or not self.records.counts(view.state.generation)[1]:
+            return None
+        recall = measured(view, self.records, self.milvus, sample=sample)
+        keep(self.caches, recall)
+        return recall
+
+    def last_recall(self) -> Recall | None:
+        """What `measure_recall` last found, in whichever process of this machine."""
+        return kept(self.caches) if self.records.base else None
 
     # --- writing ------------------------------------------------------------------------------
 
     @contextmanager
     def writer(self, fingerprint: Fingerprint, *, replacing: bool = False) -> Iterator[Staging]:
-        with self._alone():
-            held = self._records.state().fingerprint
+        with self.alone():
+            held = self.records.state().fingerprint
             if held not in (None, fingerprint) and not replacing:
-                raise _other_vectors(held, fingerprint)
-            staging = Staging(self._records, self._milvus, fingerprint, replacing=replacing)
+                raise other_vectors(held, fingerprint)
+            staging = Staging(
+                *(self.records, self.milvus, fingerprint), replacing=replacing, keep=self._keep
+            )
             began = staging.target
             yield staging
-            if staging.target > began:
-                self._settle(staging)
+            # The indexes first, then what they no longer need is deleted.
+            if staging.target > began and self._followed():
+                staging.purge()
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One writer on this machine; with PostgreSQL, one of all machines."""
-        lock = self._folder / self._records.identity / "write.lock"
-        with ExitStack() as held:
-            held.enter_context(exclusive(lock, "writing to this knowledge base"))
-            if not self._database.has_one_writer:
-                self._lock_out_others(held.enter_context(self._records.part.reading()))
-            yield
+    def alone(self) -> AbstractContextManager[None]:
+        """Keeps all writers out; makes the knowledge base if there is none. Raises BusyError."""
+        return alone(self._folder, self.records, self._database)
 
-    def _lock_out_others(self, connection: sa.Connection) -> None:
-        """For as long as this transaction of PostgreSQL lasts."""
-        import sqlalchemy as sa
-
-        taken = sa.func.pg_try_advisory_xact_lock(_LOCKS, self._records.base)
-        if not connection.execute(sa.select(taken)).scalar_one():
-            raise BusyError(
-                "A process on another machine is writing to this knowledge base.",
-                "Try again when it has finished.",
-            )
-
-    def _settle(self, staging: Staging) -> None:
-        """After publishing: the indexes first, then what they no longer need is deleted."""
+    def _followed(self) -> bool:
+        """Whether the caches have come up to what is published; another process may be at it."""
         try:
             self.refresh()
-        except BusyError:  # another process is at it; the next writer deletes
-            return
-        staging.purge()
+        except BusyError:
+            return False
+        return True
 
+    # --- generations --------------------------------------------------------------------------
 
-def _other_vectors(recorded: Fingerprint, offered: Fingerprint) -> FingerprintError:
-    return FingerprintError(
-        f"This knowledge base holds vectors of {recorded.model} ({recorded.revision},"
-        f" {recorded.dimension} dimensions), not of {offered.model} ({offered.revision},"
-        f" {offered.dimension} dimensions).",
-        f"Use the recorded model, or change it with: rag reindex --embedding {offered.model}",
-    )
+    def generations(self) -> list[Generation]:
+        """The published one and those that can be brought back, newest first."""
+        with self.records.part.reading() as connection:
+            return listed(connection, self.records)
 
+    def rollback(self, generation: int | None = None) -> int:
+        """Publishes what an earlier generation showed, by default the one before, as a new one;
+        returns its number. Nothing is embedded; a rollback can itself be rolled back.
 
-def _candidate(chunk_id: int, cosine: float, match: Match, dense: bool, keyword: bool) -> Candidate:
-    via: Via = "both" if dense and keyword else "dense" if dense else "keyword"
-    return Candidate(chunk_id, cosine, match.bm25, match.coverage, match.share, via)
+        Raises NotFoundError if it is not kept, InputError if it is the published one, BusyError
+        if another process is writing.
+        """
+        chosen(self.generations(), generation)
+        with self.alone():
+            number = roll_back(self.records, generation)
+            if self._followed():
+                prune(self.records, Graves(self.records, self.milvus), self._keep)
+        return number
+
+    def gc(self, keep: int | None = None) -> Freed:
+        """Lets go of all generations but the published one and `keep` before it (by default as
+        many as writing keeps). Milvus gives the space back to the disk by itself, later.
+
+        Raises BusyError.
+        """
+        if not self.records.base:
+            return Freed()
+        with self.alone():
+            self._followed()
+            graves = Graves(self.records, self.milvus)
+            freed = prune(self.records, graves, self._keep if keep is None else keep)
+            forget_removals(self.records)
+            clear_remains(self.records, self.milvus, self._folder)
+        return freed
+
+    def destroy(self) -> None:
+        """Deletes the knowledge base: its records, its collections in Milvus, its caches here.
+
+        Nothing is changed if Milvus cannot be reached. If the process dies, nobody sees the
+        knowledge base any more, and whoever destroys another one, or calls `gc`, deletes the rest.
+        Raises BusyError while another process writes.
+        """
+        self.milvus.names("rag_")
+        if self.records.base:
+            with self.alone():
+                doom(self.records)
+        self.views.forget()
+        clear_remains(self.records, self.milvus, self._folder)

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+_REMOVED = ("base", "generation", "chunk_id")
+
 
 @dataclass(frozen=True, slots=True)
 class Tables:
     """`waiting`: vectors Milvus does not have yet, in `dead`: rows of Milvus that must go.
 
     `removed`: which chunks went in which generation, for the keyword indexes to follow.
-    `generations`: a random mark for each, as a database that was restored counts them anew.
+    `generations`: all that those indexes may be of, and which of them can be brought back. A random
+    mark tells them from others, as a database that was restored counts them anew.
+    `shown_before`: when documents that came back were there before, for readers that lag behind.
+    `collections`: those that Milvus may have.
     """
 
     bases: sa.Table
@@ -24,6 +29,8 @@ class Tables:
     dead: sa.Table
     removed: sa.Table
     generations: sa.Table
+    shown_before: sa.Table
+    collections: sa.Table
 
 
 def declare(metadata: sa.MetaData) -> Tables:
@@ -58,7 +65,6 @@ def declare(metadata: sa.MetaData) -> Tables:
         sa.Column("name", sa.String(64), nullable=False, unique=True),
         sa.Column("identity", sa.String(16), nullable=False),
         integer("generation"),
-        integer("vectors_since"),
         integer("purged"),
         integer("guarantee"),
         sa.Column("fingerprint", sa.Text),
@@ -77,10 +83,13 @@ def declare(metadata: sa.MetaData) -> Tables:
         integer("size"),
         integer("chunks"),
         sa.Column("updated_at", sa.String(32), nullable=False),
+        sa.Column("collection", sa.String(64), nullable=False),
         integer("added_in"),
         sa.Column("removed_in", number),
         sa.Index("store_documents_uri", "base", "uri"),
         sa.Index("store_documents_id", "base", "id"),
+        sa.Index("store_documents_content", "base", "content_hash"),
+        sa.Index("store_documents_name", "base", "name"),
         sa.Index("store_documents_added", "base", "added_in"),
         sa.Index("store_documents_removed", "base", "removed_in"),
         sqlite_autoincrement=True,
@@ -97,6 +106,7 @@ def declare(metadata: sa.MetaData) -> Tables:
         text("sheet", nullable=True),
         sa.Column("rows", sa.Text, nullable=False),
         sa.Column("text_hash", sa.LargeBinary, nullable=False, index=True),
+        integer("crc"),  # of the vector, by which a changed one is noticed
         sa.Index("store_chunks_document", "document_key", "ordinal"),
         sqlite_autoincrement=True,
     )
@@ -120,10 +130,7 @@ def declare(metadata: sa.MetaData) -> Tables:
     removed = sa.Table(
         "store_removed",
         metadata,
-        sa.Column("chunk_id", number, primary_key=True, autoincrement=False),
-        integer("base"),
-        integer("generation"),
-        sa.Index("store_removed_generation", "base", "generation"),
+        *(sa.Column(n, number, primary_key=True, autoincrement=False) for n in _REMOVED),
     )
     generations = sa.Table(
         "store_generations",
@@ -131,5 +138,28 @@ def declare(metadata: sa.MetaData) -> Tables:
         sa.Column("base", number, primary_key=True, autoincrement=False),
         sa.Column("generation", number, primary_key=True, autoincrement=False),
         sa.Column("mark", sa.String(16), nullable=False),
+        sa.Column("published_at", sa.String(32), nullable=False),
+        sa.Column("fingerprint", sa.Text, nullable=False),
+        integer("documents"),
+        integer("chunks"),
+        sa.Column("restores", number),
+        integer("is_kept"),
     )
-    return Tables(bases, documents, chunks, waiting, dead, removed, generations)
+    shown_before = sa.Table(
+        "store_shown_before",
+        metadata,
+        sa.Column("document_key", number, primary_key=True, autoincrement=False),
+        sa.Column("added_in", number, primary_key=True, autoincrement=False),
+        integer("removed_in"),
+        integer("base"),
+        sa.Index("store_shown_before_removed", "base", "removed_in"),
+    )
+    collections = sa.Table(
+        "store_collections",
+        metadata,
+        sa.Column("name", sa.String(64), primary_key=True),
+        integer("base", index=True),
+    )
+    return Tables(
+        *(bases, documents, chunks, waiting, dead, removed, generations, shown_before, collections)
+    )
