@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rag.errors import InputError, LoadError, RagError
 from rag.files import Loads
@@ -15,7 +15,8 @@ from rag.ingest import Covers, Failure, Plan
 from rag.origins.addresses import shown
 from rag.origins.kept import Kept
 from rag.origins.remote import Limits, RemoteSource, check_size, is_document, unsupported
-from rag.types import T
+
+T = TypeVar("T")
 
 _ADDRESS = re.compile(r"(?P<scheme>s3)://(?P<bucket>[^/?#@:\s]+)(?:/(?P<prefix>[^\x00-\x1f]*))?")
 _VERSION_FACTS = ("ETag", "etag", "LastModified", "mtime", "created", "modified")
