@@ -68,7 +68,11 @@ class Engine:
         self.keeping = Keeping(self.bases)
         self.moving = Moving(self.bases)
         self._limits = Limits.of(settings)
-        self._readers = ReaderPool(self._limits, workers=settings.parse_workers)
+        self._readers = ReaderPool(
+            self._limits,
+            workers=settings.parse_workers,
+            beyond=settings.cache_dir / "unreadable",
+        )
         self._lock = threading.RLock()
         self._writing = threading.Lock()  # within this process, writers wait for each other
         self._listeners: list[Listener] = []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,35 @@ def pools() -> Iterator[Pools]:
 
 def said(pool: ReaderPool, what: str) -> str:
     return pool.load(Path("a.txt"), what.encode(), max_bytes=MAX).text
+
+
+# --- what went beyond a limit ---------------------------------------------------------------------
+
+SHORT = Limits(seconds=0.3)
+
+
+def test_who_waited_for_a_file_in_vain_does_not_wait_again(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"0.3 seconds"), pool_that(tmp_path) as pool:
+        said(pool, "hang")
+    with pool_that(tmp_path) as pool:
+        with pytest.raises(LoadError, match=r"0.3 seconds") as again:
+            said(pool, "hang")
+        assert "tried anew after a day" in again.value.hint
+        assert pool.pids == []  # nobody read it
+        assert said(pool, "fine") == "read"
+    with pool_that(tmp_path, Limits(seconds=0.4)) as pool:  # a raised limit is tried
+        with pytest.raises(LoadError, match=r"0.4 seconds") as anew:
+            said(pool, "hang")
+        assert "tried anew" not in anew.value.hint
+
+
+@contextmanager
+def pool_that(remembers: Path, limits: Limits = SHORT) -> Iterator[ReaderPool]:
+    pool = ReaderPool(limits, workers=1, reader=HOSTILE, beyond=remembers / "unreadable")
+    try:
+        yield pool
+    finally:
+        pool.close()
 
 
 # --- what a file does to its reader ---------------------------------------------------------------

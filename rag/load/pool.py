@@ -19,6 +19,7 @@ from typing import Any
 from rag.errors import DamagedFileError, FileTooLargeError, LoadError
 from rag.load import admitted
 from rag.load import load as load_here
+from rag.load.beyond import Beyond
 from rag.load.build import clean
 from rag.load.limits import Limits
 from rag.load.memory import Passing
@@ -41,14 +42,17 @@ class ReaderPool:
         *,
         workers: int = 2,
         reader: str = _READER,
+        beyond: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`beyond` is a folder in which is kept for a day which files went beyond a limit."""
         self._limits = limits
         self._reader = reader
         self._clock = clock
         self._free = threading.BoundedSemaphore(workers) if workers else None
         self._lock = threading.Lock()
         self._passing = Passing()
+        self._beyond = Beyond(beyond, limits)
         self._idle: list[Reader] = []
         self._busy: set[Reader] = set()
 
@@ -60,6 +64,10 @@ class ReaderPool:
             return load_here(path, data, max_bytes=max_bytes, limits=self._limits)
         data = admitted(path, data, max_bytes)[1]
         self._passing.passed(len(data))
+        before = self._beyond.told(data)
+        if before is not None:
+            error = self._told(clean(path.name), before)
+            raise type(error)(error.message, f"{error.hint} {_AGAIN}")
         with self._free:
             content = self._read(path, data, max_bytes)
         self._passing.passed(_ELEMENT_BYTES * len(content.elements) + len(content.text))
@@ -97,6 +105,7 @@ class ReaderPool:
             except EndedError as ended:
                 if used and not ended.why and not ended.status:
                     continue  # it had just gone to rest
+                self._beyond.remember(data, ended)
                 raise self._told(name, ended) from None
             except (MessageError, KeyError):
                 keep = False
@@ -153,6 +162,7 @@ class ReaderPool:
         )
 
 
+_AGAIN = "Told again without reading it: it is tried anew after a day, or when a limit changes."
 _MEND = "Open it in its own program and save it again, or leave it out."
 
 
