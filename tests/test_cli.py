@@ -240,7 +240,7 @@ def test_the_status_tells_each_knowledge_base(office: Desk) -> None:
     assert (base["name"], base["documents"], base["embedding"]["model"]) == (
         "default", 16, BUNDLED_MODEL,
     )  # fmt: skip
-    assert "default: 16 documents" in done(office.rag("status")).stdout
+    assert "default (embedded): 16 documents" in done(office.rag("status")).stdout
 
 
 def test_a_model_answers_in_a_stream_with_its_sources(office: Desk, model: ScriptedModel) -> None:
