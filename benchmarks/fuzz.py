@@ -31,7 +31,7 @@ from rag.errors import LoadError
 from rag.ingest import Plan, Report
 from rag.load import SUPPORTED_TYPES
 from rag.load.limits import Limits
-from rag.load.memory import give_back
+from rag.load.memory import give_back, keep_together
 from rag.load.pool import ReaderPool
 from rag.types import Content
 
@@ -309,6 +309,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=LIMITS.seconds, help="for one file")
     parser.add_argument("--keep", type=Path, help="where files that ended their reader are put")
     given = parser.parse_args()
+    keep_together()  # as `rag ingest` does
     title(f"{given.count:,} damaged files through an ingest, seed {given.seed}")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rag-fuzz-") as work:

@@ -14,6 +14,7 @@ from rag.bases import DEFAULT
 from rag.commands.common import FAILED, JsonOption, KnowledgeBaseOption, opened
 from rag.console import ProgressBar, print_documents, print_preview, print_report, say
 from rag.errors import InputError, RagError
+from rag.load.memory import keep_together
 from rag.origins import is_address
 from rag.watch import Told
 from rag.watch import watch as follow
@@ -50,7 +51,7 @@ def ingest(
     rag ingest git+https://example.com/team/wiki.git s3://bucket/handbooks
     rag ingest ./knowledge --watch
     """
-    _give_way()
+    _begin_long_work()
     if watch:
         _watch(paths, kb=kb, tags=tag, polling=poll)
         return
@@ -68,8 +69,9 @@ def ingest(
     raise typer.Exit(report.exit_code)
 
 
-def _give_way() -> None:
+def _begin_long_work() -> None:
     """Whoever asks a question on this machine comes first."""
+    keep_together()
     with suppress(OSError, AttributeError):  # not every system knows it, or allows it
         os.nice(_NICE)
 
@@ -108,7 +110,7 @@ def reindex(
     \b
     rag reindex --embedding moka-ai/m3e-base
     """
-    _give_way()
+    _begin_long_work()
     with opened() as engine, ProgressBar(quiet=as_json) as bar:
         report = engine.reindex(
             embedding, knowledge_base=kb, on_progress=bar.ingest, on_prepare=bar.prepare

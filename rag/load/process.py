@@ -42,10 +42,11 @@ class Reader:
         self._most_memory = 0
         self.used = False
         self.stopped = False
+        theirs, self._lifeline = os.pipe()
         home = str(Path(rag.__file__).parents[1])
         code = (
             f"import sys; sys.path[:] = {[home, *sys.path]!r}\n"
-            f"from rag.load.worker import main; main({reader!r}, {limits.memory})"
+            f"from rag.load.worker import main; main({reader!r}, {limits.memory}, {theirs})"
         )
         try:
             # -S: without site, which would search for what we know
@@ -56,12 +57,16 @@ class Reader:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 env=_environment(),
+                pass_fds=(theirs,),
             )
         except OSError as error:
+            os.close(self._lifeline)
             raise LoadError(
                 f"No process could be started to read files: {error.strerror}.",
                 "Check how many processes and how much memory are allowed.",
             ) from None
+        finally:
+            os.close(theirs)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests = self._process.stdin.fileno()
@@ -114,6 +119,9 @@ class Reader:
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(OSError):

@@ -28,9 +28,11 @@ _IDLE_SECONDS = 60.0
 _FULL = 0.5  # of its memory: then it ends after the file it has read
 
 
-def main(reader: str, memory: int, idle: float = _IDLE_SECONDS) -> None:
-    """`reader` is `module:function` with the signature of `rag.load.load`; `memory` in bytes."""
+def main(reader: str, memory: int, lifeline: int, idle: float = _IDLE_SECONDS) -> None:
+    """`reader` is `module:function` with the signature of `rag.load.load`; `memory` in bytes;
+    `lifeline` the reading end of a pipe to which who asks writes nothing as long as he lives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
+    _end_with_asker(lifeline)
     _limit(memory)
     requests, replies = _take_pipes()
     module, _, name = reader.partition(":")
@@ -42,7 +44,7 @@ def main(reader: str, memory: int, idle: float = _IDLE_SECONDS) -> None:
         header, data = _frame(requests), _frame(requests)
         if header is None or data is None:
             return
-        reply = _answer(load, header, data, requests.fileno())
+        reply = _answer(load, header, data)
         last = "memory" in reply or served == _MAX_FILES or _resident() > memory * _FULL
         _send(replies, reply | {"last": last})
         if last:
@@ -89,10 +91,9 @@ def _exactly(requests: io.FileIO, size: int) -> bytes | None:
     return bytes(data)
 
 
-def _answer(load: Callable[..., Any], header: bytes, data: bytes, requests: int) -> dict[str, Any]:
+def _answer(load: Callable[..., Any], header: bytes, data: bytes) -> dict[str, Any]:
     request = unpacked(header)
     name, max_bytes = request["name"], request["max_bytes"]
-    _end_with_asker(requests, True)
     try:
         content = load(Path(name), data, max_bytes=max_bytes, limits=Limits(**request["limits"]))
         return {"content": content_message(content)}
@@ -103,21 +104,15 @@ def _answer(load: Callable[..., Any], header: bytes, data: bytes, requests: int)
     except ImportError as error:
         told = LoadError(f"{name} cannot be read here: {error}.", "Install what is missing.")
         return {"error": error_message(told)}
-    finally:
-        _end_with_asker(requests, False)
 
 
-def _end_with_asker(requests: int, on: bool) -> None:
-    """While a file is read nothing is sent: a signal from the pipe then means that the other end
-    is closed, and its default action ends us, even within a library that never returns."""
-    flags = fcntl.fcntl(requests, fcntl.F_GETFL)
-    if not on:
-        fcntl.fcntl(requests, fcntl.F_SETFL, flags & ~os.O_ASYNC)
-        return
-    fcntl.fcntl(requests, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(requests, fcntl.F_SETFL, flags | os.O_ASYNC)
+def _end_with_asker(lifeline: int) -> None:
+    """Nothing is ever written there: a signal from this pipe means that its other end is closed,
+    and its default action ends us, even within a library that never returns."""
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
-    poll.register(requests, 0)  # a hang-up is always told
+    poll.register(lifeline, 0)  # a hang-up is always told
     if poll.poll(0):
         sys.exit()
 
