@@ -107,3 +107,19 @@ def test_who_opened_a_writer_while_it_moved_writes_where_it_is_now(
         writer.publish()
     assert [i.name for i in old.documents()] == ["a.md"]
     assert in_milvus.bases.open_store("default").documents() == []
+
+
+def test_an_open_knowledge_base_follows_when_another_process_makes_it_anew(
+    engine: Engine, settings: Settings, embedder: FakeEmbedder, folder: Folder
+) -> None:
+    engine.ingest([folder(**{"a.md": "# A\n\nzebra"})])
+    assert found(engine, "zebra") == ["a.md"]
+    other = Engine(settings, choose=lambda *_: Choice(embedder, "a fake, for tests"))
+    other.keeping.drop()
+    with pytest.raises(NotFoundError):
+        engine.retrieve("zebra")
+    other.ingest([folder(**{"b.md": "# B\n\nlion"})])
+    other.close()
+    engine.refresh()  # as a server does several times a second
+    assert found(engine, "lion")[0] == "b.md"
+    assert {i.name for i in engine.store("default").documents()} == {"a.md", "b.md"}

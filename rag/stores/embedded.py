@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag.errors import StoreError
 from rag.stores.asking import search_view
 from rag.stores.contents import Contents
 from rag.stores.database import Database
+from rag.stores.files import make_folder
 from rag.stores.generations import Freed, Generation, listed
 from rag.stores.recall import Recall, keep, kept, measured
 from rag.stores.searching import search_newest
@@ -35,13 +35,7 @@ class EmbeddedStore:
     """
 
     def __init__(self, folder: Path, *, keep_generations: int = 0) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"The folder {folder} cannot be made: {error.strerror}.",
-                "Choose another place with RAG_INDEXES.",
-            ) from None
+        make_folder(folder)
         self._folder = folder
         self._db = Database(folder / "knowledge.db")
         self._views = Views(folder, self._db)

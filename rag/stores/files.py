@@ -8,10 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rag.errors import BusyError
+from rag.errors import BusyError, StoreError
 
 _HERE = -100  # AT_FDCWD: names are relative to the working folder
 _EXCHANGE = 2  # RENAME_EXCHANGE
+
+
+def make_folder(folder: Path) -> Path:
+    """It is there afterwards. Raises StoreError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"The folder {folder} cannot be made: {error.strerror}.",
+            "Choose another place with RAG_INDEXES.",
+        ) from None
+    return folder
 
 
 @contextmanager

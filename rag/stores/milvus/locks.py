@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.application import ApplicationDatabase
-from rag.errors import BusyError, StoreError
-from rag.stores.files import exclusive
+from rag.errors import BusyError
+from rag.stores.files import exclusive, make_folder
 from rag.stores.milvus.records import Records
 from rag.stores.searching import TRIES
 
@@ -28,7 +28,7 @@ def alone(folder: Path, records: Records, database: ApplicationDatabase) -> Iter
     for _ in range(TRIES):
         base = records.make()
         with ExitStack() as held:
-            lock = _made(folder / records.identity) / "write.lock"
+            lock = make_folder(folder / records.identity) / "write.lock"
             held.enter_context(exclusive(lock, "writing to this knowledge base"))
             if not database.has_one_writer:
                 _lock_out_others(held.enter_context(records.part.reading()), base)
@@ -36,17 +36,6 @@ def alone(folder: Path, records: Records, database: ApplicationDatabase) -> Iter
                 yield
                 return
     raise BusyError("The knowledge base is being deleted again and again.", "Try again.")
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"The folder {folder} cannot be made: {error.strerror}.",
-            "Choose another place with RAG_INDEXES.",
-        ) from None
-    return folder
 
 
 def _lock_out_others(connection: sa.Connection, base: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from rag.errors import BusyError, StoreError
-from rag.stores.files import exclusive
+from rag.errors import BusyError
+from rag.stores.files import exclusive, make_folder
 from rag.stores.keywords import KeywordIndex, KeywordView
 from rag.stores.milvus.records import Records
 
@@ -18,13 +18,7 @@ class Words:
     """A cache in `folder`, which processes of one machine share; it can be lost at any moment."""
 
     def __init__(self, folder: Path, records: Records) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"The folder {folder} cannot be made: {error.strerror}.",
-                "Choose another place with RAG_INDEXES.",
-            ) from None
+        make_folder(folder)
         self._folder = folder
         self._records = records
         self._index = KeywordIndex(folder, records.identity)
