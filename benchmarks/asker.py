@@ -19,11 +19,11 @@ from benchmarks.vectors import LookUp, embedder
 from rag.calibrate import Calibration
 from rag.config import Settings
 from rag.retrieve import Retriever
-from rag.stores.codes import CANDIDATES
-from rag.stores.database import Database
 from rag.stores.embedded import EmbeddedStore
-from rag.stores.keywords import KeywordIndex
-from rag.stores.vectors import VectorIndex, base_files, load_base
+from rag.stores.embedded.database import Database
+from rag.stores.indexes.codes import CANDIDATES
+from rag.stores.indexes.keywords import KeywordIndex
+from rag.stores.indexes.vectors import VectorIndex, base_files, load_base
 
 if TYPE_CHECKING:
     from rag.types import Matrix

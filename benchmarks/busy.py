@@ -24,8 +24,8 @@ from benchmarks.processes import command_line, serving
 from benchmarks.report import each, figure, note, p50, p95, title, watched
 from benchmarks.stage import built, one_chunk
 from benchmarks.vectors import embedder
-from rag.stores.database import read_generation
 from rag.stores.embedded import EmbeddedStore
+from rag.stores.embedded.database import read_generation
 
 if TYPE_CHECKING:
     from rag.types import StoreWriter

@@ -17,8 +17,8 @@ import numpy as np
 from benchmarks.options import Options
 from benchmarks.report import each, note, p50, p95, title
 from benchmarks.vectors import passage_vectors, question_vectors
-from rag.stores.codes import CANDIDATES, SCORED, coarse_kind
-from rag.stores.nearest import Nearest
+from rag.stores.indexes.codes import CANDIDATES, SCORED, coarse_kind
+from rag.stores.indexes.nearest import Nearest
 
 if TYPE_CHECKING:
     from rag.types import Matrix

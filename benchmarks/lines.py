@@ -1,4 +1,4 @@
-"""Where approximate search begins to pay: the two kinds of base of `rag.stores.vectors`."""
+"""Where approximate search begins to pay: the two kinds of base of `rag.stores.indexes.vectors`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from benchmarks.options import Options
 from benchmarks.report import each, figure, p50, title, watched
 from benchmarks.vectors import passage_vectors, question_vectors
-from rag.stores import vectors as store_vectors
-from rag.stores.codes import SCORED
-from rag.stores.vectors import build_base, search_index
+from rag.stores.indexes import vectors as store_vectors
+from rag.stores.indexes.codes import SCORED
+from rag.stores.indexes.vectors import build_base, search_index
 
 if TYPE_CHECKING:
-    from rag.stores.vectors import Base
+    from rag.stores.indexes.vectors import Base
     from rag.types import Matrix
 
 _SIZES = (10_000, 30_000, 50_000, 100_000, 200_000)

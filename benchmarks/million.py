@@ -15,9 +15,9 @@ from benchmarks.options import Options
 from benchmarks.processes import serving
 from benchmarks.report import figure, note, title, watched
 from benchmarks.vectors import passage_vectors, question_vectors
-from rag.stores.codes import CANDIDATES
 from rag.stores.embedded import EmbeddedStore
-from rag.stores.nearest import Nearest
+from rag.stores.indexes.codes import CANDIDATES
+from rag.stores.indexes.nearest import Nearest
 from rag.types import EXTRACTIVE, Filters
 
 _SMALL = 100_000

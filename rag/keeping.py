@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from rag.bases import DEFAULT, KnowledgeBases
 from rag.errors import InputError, NotFoundError
 from rag.stores.embedded import EmbeddedStore
-from rag.stores.generations import Freed, Generation
-from rag.stores.managed import ManagedStore
+from rag.stores.embedded.repair import repair
+from rag.stores.embedded.snapshot import Manifest, backup, restore
+from rag.stores.embedded.verify import verify
+from rag.stores.managed import Freed, Generation, ManagedStore
 from rag.stores.milvus import MilvusStore
 from rag.stores.milvus.repair import repair as repair_in_milvus
 from rag.stores.milvus.verify import verify as verify_in_milvus
 from rag.stores.recall import Recall
-from rag.stores.repair import Repaired, repair
-from rag.stores.snapshot import Manifest, backup, restore
-from rag.stores.verify import Verification, verify
+from rag.stores.soundness import Repaired, Verification
 from rag.transfer import put_all
 from rag.types import Fingerprint
 

@@ -11,9 +11,9 @@ from rag.chat.check import CheckResult
 from rag.console import say, write
 from rag.ledger import BudgetUse, CostRow
 from rag.reviews import Review
-from rag.stores.generations import Generation
+from rag.stores.managed import Generation
 from rag.stores.recall import Recall
-from rag.stores.verify import Verification
+from rag.stores.soundness import Verification
 
 
 def _table(rows: Sequence[Sequence[str]]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rag.stores.verify import verify
+from rag.stores.embedded.verify import verify
 from tests.crash.recording import Step, record
 from tests.crash.replay import after_kill, after_power_cut
 from tests.crash.world import PUBLISHED, Shown, contents, ingest, problems_after

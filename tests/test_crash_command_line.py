@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rag.stores.embedded import EmbeddedStore
-from rag.stores.verify import verify
+from rag.stores.embedded.verify import verify
 from tests.desks import RAG, Desk, done, ready_cache, set_up
 
 pytestmark = pytest.mark.slow

@@ -21,8 +21,8 @@ from hypothesis.stateful import (
 )
 
 from rag.errors import BusyError, InputError, NotFoundError
-from rag.stores import generations, schema, vectors
-from rag.stores.embedded import EmbeddedStore
+from rag.stores.embedded import EmbeddedStore, generations, schema
+from rag.stores.indexes import vectors
 from rag.types import Filters, StoreWriter
 from tests.fakes import FakeEmbedder
 from tests.test_store_contract import MINE, NAMES, Died, found, make, names, publish, put

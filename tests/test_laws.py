@@ -98,7 +98,7 @@ def name_of(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """`rag.stores.vectors` is part of the room `rag.stores`."""
+    """`rag.stores.indexes.vectors` is part of the room `rag.stores`."""
     while module not in FLOOR:
         if "." not in module:
             pytest.fail(f"{module} has no floor: give it one here and in CONTRIBUTING.md")
@@ -139,6 +139,25 @@ def test_imports_run_one_way(path: Path) -> None:
             assert FLOOR[used] < FLOOR[room], f"{room} uses {used}, which is not below it"
 
 
+STORES = ROOT / "rag" / "stores"
+SHARED_BY_STORES = sorted((*STORES.glob("*.py"), *(STORES / "indexes").glob("*.py")))
+
+
+@pytest.mark.parametrize("path", SHARED_BY_STORES, ids=name_of)
+def test_what_both_stores_use_knows_neither(path: Path) -> None:
+    names = {name for _, name in imports_of(ast.parse(path.read_text()))}
+    own = ("rag.stores.embedded", "rag.stores.milvus")
+    assert not [name for name in names if name.startswith(own)]
+
+
+@pytest.mark.parametrize("store", ["embedded", "milvus"])
+def test_a_store_knows_nothing_of_the_other(store: str) -> None:
+    other = {"embedded": "milvus", "milvus": "embedded"}[store]
+    for path in (STORES / store).glob("*.py"):
+        names = {name for _, name in imports_of(ast.parse(path.read_text()))}
+        assert not [n for n in names if n.startswith(f"rag.stores.{other}")], path
+
+
 @pytest.mark.parametrize("path", PARTS, ids=name_of)
 def test_no_import_of_the_project_hides_in_a_function(path: Path) -> None:
     for function in ast.walk(ast.parse(path.read_text())):
@@ -169,4 +188,4 @@ def test_the_command_line_lists_exactly_the_commands_there_are() -> None:
 def test_an_import_upwards_would_be_found() -> None:
     tree = ast.parse("from rag.engine import Engine\nfrom rag import errors")
     assert [name for _, name in imports_of(tree)] == ["rag.engine", "rag.errors"]
-    assert FLOOR[room_of("rag.engine")] > FLOOR[room_of("rag.stores.vectors")]
+    assert FLOOR[room_of("rag.engine")] > FLOOR[room_of("rag.stores.indexes.vectors")]

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from rag.application import ApplicationDatabase
 from rag.errors import BusyError, DamagedStoreError, NotFoundError, StoreError
-from rag.stores.keywords import index_folder
+from rag.stores.indexes.keywords import index_folder
 from rag.stores.milvus import MilvusStore, contents, destroy, knowledge_bases
 from rag.stores.milvus.repair import repair
 from rag.stores.milvus.vectors import Milvus, Rows

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from rag.errors import BusyError, DamagedStoreError, NotFoundError, StoreError
-from rag.stores import snapshot
-from rag.stores.embedded import EmbeddedStore
-from rag.stores.snapshot import backup, read_manifest, restore
+from rag.stores.embedded import EmbeddedStore, snapshot
+from rag.stores.embedded.snapshot import backup, read_manifest, restore
 from tests.test_generations import found_by
 from tests.test_store_contract import EMBEDDER, MINE, Died, found, names, publish, put
 

@@ -16,8 +16,8 @@ import pytest
 from rag.calibrate import Calibration
 from rag.errors import DamagedStoreError, StoreError
 from rag.retrieve import Retriever
-from rag.stores import keywords, sealed, vectors
 from rag.stores.embedded import EmbeddedStore
+from rag.stores.indexes import keywords, sealed, vectors
 from rag.types import Candidate, Filters, Fingerprint
 from tests.test_store_contract import EMBEDDER, MINE, found, make, names, publish, put
 

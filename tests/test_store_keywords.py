@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag.stores import keywords
-from rag.stores.keywords import KeywordIndex, KeywordView
+from rag.stores.indexes import keywords
+from rag.stores.indexes.keywords import KeywordIndex, KeywordView
 
 COMMON, RARE = "common", "rare"
 

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.stores import known, passing
-from rag.stores.embedded import EmbeddedStore
+from rag.stores.embedded import EmbeddedStore, known, passing
 from rag.types import Filters, StoreWriter
 from tests.fakes import FakeEmbedder
 from tests.test_store_contract import found, make

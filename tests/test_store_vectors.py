@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.stores import codes, vectors
 from rag.stores.embedded import EmbeddedStore
-from rag.stores.keywords import KeywordIndex
-from rag.stores.nearest import Nearest, beside
-from rag.stores.stored import Stored
+from rag.stores.embedded.stored import Stored
+from rag.stores.indexes import codes, vectors
+from rag.stores.indexes.keywords import KeywordIndex
+from rag.stores.indexes.nearest import Nearest, beside
 from rag.types import Chunk, Document, Element, Filters
 from tests.fakes import FakeEmbedder
 
@@ -180,8 +180,8 @@ def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
 def test_stored_vectors_come_in_blocks_as_they_were_put(
     store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rag.stores.stored._BLOCK", 7)
-    monkeypatch.setattr("rag.stores.stored._AT_ONCE", 3)
+    monkeypatch.setattr("rag.stores.embedded.stored._BLOCK", 7)
+    monkeypatch.setattr("rag.stores.embedded.stored._AT_ONCE", 3)
     filled(store, 30)
     with store.writer(MINE) as writer:
         writer.remove("file:4.md")
@@ -228,7 +228,7 @@ def test_a_lost_base_is_made_in_blocks_and_never_all_at_once(
     def never(*_: object) -> None:
         raise AssertionError("All vectors are read into memory.")
 
-    monkeypatch.setattr("rag.stores.vector_cache.gather", never)
+    monkeypatch.setattr("rag.stores.embedded.vector_cache.gather", never)
     again = EmbeddedStore(tmp_path / "base")
     assert len(again.search("zebra", EMBEDDER.embed_query("zebra"), limit=10)) >= 10
     again.close()
@@ -262,14 +262,14 @@ def test_a_reader_of_a_large_ingest_has_nothing_to_index_or_to_build(
     filled(store, 20)
     reader = EmbeddedStore(tmp_path / "base")
     reader.refresh()
-    monkeypatch.setattr("rag.stores.ahead.MAX_DELTA", 50)
+    monkeypatch.setattr("rag.stores.embedded.ahead.MAX_DELTA", 50)
     filled(store, 100, first=20)
 
     def never(*_: object) -> None:
         raise AssertionError("A reader brings the caches up to date.")
 
     monkeypatch.setattr(KeywordIndex, "written", never)
-    monkeypatch.setattr("rag.stores.vector_cache.build_base_of", never)
+    monkeypatch.setattr("rag.stores.embedded.vector_cache.build_base_of", never)
     assert reader.refresh()
     index = reader._views.newest.vectors  # type: ignore[union-attr]
     assert (len(index), len(index.delta_ids), index.base.generation) == (120, 0, 2)  # type: ignore[union-attr]
@@ -291,8 +291,8 @@ def test_who_dies_between_publishing_and_showing_the_indexes_leaves_what_is_made
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr("rag.stores.ahead.MAX_DELTA", 50)
-        target = "rag.stores.ahead.show_base" if step == "show_base" else f"{COMING}.show"
+        patch.setattr("rag.stores.embedded.ahead.MAX_DELTA", 50)
+        target = "rag.stores.embedded.ahead.show_base" if step == "show_base" else f"{COMING}.show"
         patch.setattr(target, die)
         with pytest.raises(Died):
             filled(store, 100, first=20)
@@ -304,7 +304,7 @@ def test_who_dies_between_publishing_and_showing_the_indexes_leaves_what_is_made
     again.close()
 
 
-COMING = "rag.stores.keywords.Coming"
+COMING = "rag.stores.indexes.keywords.Coming"
 
 
 def test_an_ingest_that_changes_nothing_leaves_the_indexes_as_they_were(
@@ -332,7 +332,7 @@ def test_a_base_that_is_outgrown_is_made_anew_while_questions_go_on_with_the_old
         assert asked.wait(20)
         return build(*arguments)
 
-    monkeypatch.setattr("rag.stores.vector_cache.build_base_of", slowly)
+    monkeypatch.setattr("rag.stores.embedded.vector_cache.build_base_of", slowly)
     filled(store, 30, first=100)
     assert going.wait(20)
     index = store._views.newest.vectors  # type: ignore[union-attr]

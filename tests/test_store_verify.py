@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from rag.errors import BusyError, DamagedStoreError, NotFoundError
-from rag.stores import vectors
 from rag.stores.embedded import EmbeddedStore
+from rag.stores.embedded.repair import repair
+from rag.stores.embedded.verify import DATABASE, verify
 from rag.stores.files import exclusive
-from rag.stores.repair import Repaired, repair
-from rag.stores.sealed import Sealing, is_intact, read_seal
-from rag.stores.verify import DATABASE, verify
+from rag.stores.indexes import vectors
+from rag.stores.indexes.sealed import Sealing, is_intact, read_seal
+from rag.stores.soundness import Repaired
 from rag.types import Candidate, Fingerprint
 from tests.fakes import FakeEmbedder
 from tests.test_store_contract import EMBEDDER, MINE, make, put
@@ -614,7 +615,7 @@ def test_what_a_repair_that_died_had_put_aside_is_not_lost(
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr("rag.stores.repair.replace_durably", die)
+        patch.setattr("rag.stores.embedded.repair.replace_durably", die)
         with pytest.raises(Died):
             repair(crashed, embed=model)
     assert not (crashed / f"{DATABASE}-wal").exists()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from rag.errors import BusyError, FingerprintError
-from rag.stores.keywords import Match
+from rag.stores.indexes.keywords import Match
 from rag.types import Candidate, Fingerprint, Via
 
 TRIES = 100

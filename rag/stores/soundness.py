@@ -1,31 +1,68 @@
-"""What the rows of an embedded knowledge base must fulfil, document by document."""
+"""What can be wrong with a knowledge base, whichever store it is in, and how it is told."""
 
 from __future__ import annotations
 
-import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from rag.stores.database import as_fingerprint, read_generation, read_meta, text_hash
 from rag.types import Fingerprint
+
+if TYPE_CHECKING:
+    from rag.types import Matrix
+
+Embed = Callable[[Fingerprint, Sequence[str]], "Matrix"]
+Kind = Literal["database", "document", "chunk", "vector", "vector index", "keyword index"]
 
 # float32 vectors of unit length are off by less than 1e-6; embedders that round lose 1e-4.
 _OFF = 1e-3
 
-ORPHANS = (
-    (
-        "chunks",
-        "DELETE FROM chunks WHERE document_key NOT IN (SELECT key FROM documents)",
-        "SELECT count(*) FROM chunks WHERE document_key NOT IN (SELECT key FROM documents)",
-    ),
-    (
-        "vectors",
-        "DELETE FROM vectors WHERE chunk_id NOT IN (SELECT id FROM chunks)",
-        "SELECT count(*) FROM vectors WHERE chunk_id NOT IN (SELECT id FROM chunks)",
-    ),
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is not as it should be. `what` is a sentence for an operator.
+
+    `document` is the document's name and `chunk` the place of the chunk in it, from 0, where the
+    finding is about one.
+    """
+
+    kind: Kind
+    what: str
+    document: str = ""
+    chunk: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """Counts are of what is visible; the indexes' are of what they hold of it."""
+
+    findings: tuple[Finding, ...]
+    generation: int = 0
+    documents: int = 0
+    chunks: int = 0
+    vectors: int = 0
+    in_vector_index: int = 0
+    in_keyword_index: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+
+@dataclass(slots=True)
+class Repaired:
+    """What was done, in sentences for an operator; nothing, if nothing was amiss.
+
+    `read_again`: names (or uris) of the documents that could not be saved whole and are not in the
+    knowledge base until the next ingest reads them. `kept` is the damaged database.
+    """
+
+    done: list[str] = field(default_factory=list)
+    read_again: list[str] = field(default_factory=list)
+    embedded: int = 0
+    kept: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,50 +85,24 @@ class Examined:
     bad_vectors: tuple[BadVector, ...]
 
 
-def examine(db: sqlite3.Connection) -> Iterator[Examined]:
-    """All document rows by rising key, those that are not published (any more) included."""
-    generation = read_generation(db)
-    published = read_meta(db, "fingerprint")
-    seen: set[str] = set()
-    # A database that an older program wrote lacks columns.
-    numbered = "fingerprint" in _columns(db, "documents")
-    model = "(SELECT value FROM fingerprints WHERE id = d.fingerprint)" if numbered else "NULL"
-    crc = "v.crc" if "crc" in _columns(db, "vectors") else "NULL"
-    for row in db.execute(
-        "SELECT d.key, d.name, d.uri, d.text, d.chunks, d.added_in, d.removed_in,"
-        f" {model} FROM documents d ORDER BY d.key"
-    ):
-        key, name, uri, text, count, added_in, removed_in, recorded = row
-        visible = added_in <= generation and (removed_in is None or removed_in > generation)
-        chunks = db.execute(
-            'SELECT c.id, c.ordinal, c.start, c."end", c.text, c.context, c.text_hash,'
-            f" v.vector, {crc}"
-            " FROM chunks c LEFT JOIN vectors v ON v.chunk_id = c.id"
-            " WHERE c.document_key = ? ORDER BY c.ordinal, c.id",
-            (key,),
-        ).fetchall()
-        faults = list(row_faults(text, count, chunks))
-        if visible and uri in seen:
-            faults.append((None, "is there twice"))
-        if visible and recorded not in (None, published):
-            faults.append((None, "has vectors of another model than the knowledge base"))
-        if visible:
-            seen.add(uri)
-        fingerprint = as_fingerprint(recorded or (published if visible else None))
-        bad = () if fingerprint is None else tuple(_bad_vectors(chunks, fingerprint))
-        ids = tuple(chunk[0] for chunk in chunks)
-        yield Examined(key, str(name), str(uri), visible, ids, tuple(faults), bad)
-
-
-def _columns(db: sqlite3.Connection, table: str) -> set[str]:
-    return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+def findings_of(examined: Examined) -> Iterator[Finding]:
+    name = examined.name
+    for ordinal, why in examined.faults:
+        if ordinal is None:
+            yield Finding(kind="document", document=name, what=f"The document {name} {why}.")
+        else:
+            what = f"Chunk {ordinal} of {name} {why}."
+            yield Finding(kind="chunk", document=name, chunk=ordinal, what=what)
+    for bad in examined.bad_vectors:
+        what = f"Chunk {bad.ordinal} of {name} {bad.why}."
+        yield Finding(kind="vector", document=name, chunk=bad.ordinal, what=what)
 
 
 def row_faults(
     text: object,
     count: int,
     chunks: Sequence[tuple[Any, ...]],
-    digest_of: Callable[[str], bytes] = text_hash,
+    digest_of: Callable[[str], bytes],
 ) -> Iterator[tuple[int | None, str]]:
     """What is wrong with a document of `count` chunks: the chunk's ordinal, if it is about one.
 
@@ -116,13 +127,6 @@ def _few(numbers: list[int]) -> str:
         return "none"
     shown = ", ".join(map(str, numbers[:5]))
     return f"{len(numbers)} ({shown}{', ...' if len(numbers) > 5 else ''})"
-
-
-def _bad_vectors(chunks: list[tuple], fingerprint: Fingerprint) -> Iterator[BadVector]:  # type: ignore[type-arg]
-    for chunk in chunks:
-        why = vector_fault(chunk[7], chunk[8], fingerprint)
-        if why:
-            yield BadVector(chunk[0], chunk[1], why)
 
 
 def vector_fault(blob: bytes | None, crc: int | None, fingerprint: Fingerprint) -> str:

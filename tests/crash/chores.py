@@ -22,9 +22,9 @@ import tantivy  # noqa: F401
 from rag.errors import DamagedStoreError, RagError
 from rag.ingest import Covers, Ingest, Plan
 from rag.stores.embedded import EmbeddedStore
-from rag.stores.repair import repair
-from rag.stores.snapshot import backup, restore
-from rag.stores.verify import verify
+from rag.stores.embedded.repair import repair
+from rag.stores.embedded.snapshot import backup, restore
+from rag.stores.embedded.verify import verify
 from rag.types import Fingerprint
 from tests.crash.killer import finished, forked, killed, told
 from tests.crash.world import Paragraphs, Shown, contents, difference, documents, ingest

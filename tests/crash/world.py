@@ -18,9 +18,8 @@ from typing import Any
 
 from rag.errors import RagError
 from rag.ingest import Covers, Ingest, Plan, Report
-from rag.stores import ahead
-from rag.stores.embedded import EmbeddedStore
-from rag.stores.verify import verify
+from rag.stores.embedded import EmbeddedStore, ahead
+from rag.stores.embedded.verify import verify
 from rag.types import Chunk, Content, Document, Element, StoreWriter
 from tests.fakes import FakeEmbedder
 

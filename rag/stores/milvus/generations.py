@@ -1,6 +1,6 @@
 """Generations of a knowledge base in Milvus: recorded, brought back, let go.
 
-As for an embedded one (rag/stores/generations.py). Milvus has a row for each chunk whichever
+As for an embedded one (embedded/generations.py). Milvus has a row for each chunk whichever
 generation shows it, so bringing one back changes the records alone.
 """
 
@@ -10,7 +10,7 @@ import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rag.stores.generations import Freed, Generation, chosen
+from rag.stores.managed import Freed, Generation, chosen
 from rag.stores.milvus.base import as_fingerprint, batches
 from rag.stores.milvus.graves import Graves, delete_documents
 from rag.stores.milvus.records import Records

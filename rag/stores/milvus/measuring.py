@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from rag.stores.indexes.nearest import Nearest, beside
 from rag.stores.milvus.asking import nearest
 from rag.stores.milvus.contents import chunk_ids, key_batches
 from rag.stores.milvus.records import Records
 from rag.stores.milvus.vectors import Milvus
 from rag.stores.milvus.views import View
-from rag.stores.nearest import Nearest, beside
 from rag.stores.recall import Recall
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rag.stores.keywords import Match
+from rag.stores.indexes.keywords import Match
 from rag.stores.milvus.fields import highest_idf, saturation
 from rag.stores.milvus.records import Records, State
 from rag.stores.milvus.seen import best_seen
@@ -27,7 +27,7 @@ _MOST_KEPT = 100_000  # terms
 
 @dataclass(frozen=True, slots=True)
 class RankedKeywords:
-    """Keywords at one generation, as `rag.stores.keywords.KeywordView`."""
+    """Keywords at one generation, as `rag.stores.indexes.keywords.KeywordView`."""
 
     milvus: Milvus
     records: Records
@@ -91,7 +91,7 @@ class RankedKeywords:
 
 
 class RankedQuestion:
-    """One question's terms, as `rag.stores.keywords.Question`."""
+    """One question's terms, as `rag.stores.indexes.keywords.Question`."""
 
     def __init__(self, view: RankedKeywords, terms: Sequence[str]) -> None:
         self._view = view

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from rag.stores.files import exclusive
-from rag.stores.keywords import KeywordIndex
+from rag.stores.indexes.keywords import KeywordIndex
 from rag.stores.milvus.generations import make_room, record
 from rag.stores.milvus.graves import Graves, delete_documents
 from rag.stores.milvus.records import batches, recorded
 from rag.stores.milvus.soundness import Rows, Soundness
 from rag.stores.milvus.vectors import Rows as MilvusRows
 from rag.stores.milvus.verify import keyword_findings, require
-from rag.stores.repair import Repaired
-from rag.stores.soundness import vector_fault
-from rag.stores.verify import findings_of
+from rag.stores.soundness import Repaired, findings_of, vector_fault
 from rag.types import Fingerprint
 
 if TYPE_CHECKING:

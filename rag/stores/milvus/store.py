@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rag.application import ApplicationDatabase
 from rag.errors import BusyError
 from rag.stores.contents import Contents
-from rag.stores.generations import Freed, Generation, chosen
+from rag.stores.managed import Freed, Generation, chosen
 from rag.stores.milvus.asking import search_view
 from rag.stores.milvus.contents import contents_of
 from rag.stores.milvus.destroy import clear_remains, doom

@@ -10,11 +10,11 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from rag.errors import NotFoundError
-from rag.stores.keywords import NOTE, index_folder, is_damage, noted_generation
+from rag.stores.indexes.keywords import NOTE, index_folder, is_damage, noted_generation
+from rag.stores.indexes.sealed import broken_tantivy_files
 from rag.stores.milvus.records import recorded
 from rag.stores.milvus.soundness import Soundness
-from rag.stores.sealed import broken_tantivy_files
-from rag.stores.verify import Finding, Verification, findings_of
+from rag.stores.soundness import Finding, Verification, findings_of
 
 if TYPE_CHECKING:
     from rag.stores.milvus.store import MilvusStore

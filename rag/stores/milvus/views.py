@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from rag.stores.keywords import KeywordView
+from rag.stores.indexes.keywords import KeywordView
 from rag.stores.milvus.ranked import RankedKeywords
 from rag.stores.milvus.records import Records, State, recorded
 from rag.stores.milvus.vectors import Milvus

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rag.errors import BusyError
 from rag.stores.files import exclusive, make_folder
-from rag.stores.keywords import KeywordIndex, KeywordView
+from rag.stores.indexes.keywords import KeywordIndex, KeywordView
 from rag.stores.milvus.records import Records
 
 _TRIES = 100

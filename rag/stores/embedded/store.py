@@ -13,15 +13,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag.stores.asking import search_view
 from rag.stores.contents import Contents
-from rag.stores.database import Database
+from rag.stores.embedded.asking import search_view
+from rag.stores.embedded.database import Database
+from rag.stores.embedded.generations import listed
+from rag.stores.embedded.measuring import measured
+from rag.stores.embedded.views import Views
+from rag.stores.embedded.writing import EmbeddedWriter, Writing
 from rag.stores.files import make_folder
-from rag.stores.generations import Freed, Generation, listed
-from rag.stores.recall import Recall, keep, kept, measured
+from rag.stores.managed import Freed, Generation
+from rag.stores.recall import Recall, keep, kept
 from rag.stores.searching import search_newest
-from rag.stores.views import Views
-from rag.stores.writing import EmbeddedWriter, Writing
 from rag.types import Candidate, Chunk, Document, DocumentInfo, Filters, Fingerprint, Known
 
 if TYPE_CHECKING:

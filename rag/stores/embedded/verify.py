@@ -12,55 +12,23 @@ opens the knowledge base next notices it by the files' ends, and makes the index
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rag.errors import NotFoundError
-from rag.stores.database import as_fingerprint, read_generation, read_meta
-from rag.stores.keywords import NOTE, index_folder, is_damage, noted_generation
-from rag.stores.sealed import broken_tantivy_files, is_intact, read_seal
-from rag.stores.soundness import ORPHANS, Examined, examine
-from rag.stores.vectors import base_files, load_base
+from rag.stores.embedded.database import as_fingerprint, read_generation, read_meta
+from rag.stores.embedded.examining import ORPHANS, examine
+from rag.stores.indexes.keywords import NOTE, index_folder, is_damage, noted_generation
+from rag.stores.indexes.sealed import broken_tantivy_files, is_intact, read_seal
+from rag.stores.indexes.vectors import base_files, load_base
+from rag.stores.soundness import Finding, Kind, Verification, findings_of
 from rag.types import Fingerprint
 
-Kind = Literal["database", "document", "chunk", "vector", "vector index", "keyword index"]
 DATABASE = "knowledge.db"
 _TRIES = 5
 _SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that is not as it should be. `what` is a sentence for an operator.
-
-    `document` is the document's name and `chunk` the place of the chunk in it, from 0, where the
-    finding is about one.
-    """
-
-    kind: Kind
-    what: str
-    document: str = ""
-    chunk: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
-    """Counts are of what is visible; the indexes' are of what they hold of it."""
-
-    findings: tuple[Finding, ...]
-    generation: int = 0
-    documents: int = 0
-    chunks: int = 0
-    vectors: int = 0
-    in_vector_index: int = 0
-    in_keyword_index: int = 0
-
-    @property
-    def ok(self) -> bool:
-        return not self.findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,19 +137,6 @@ def _rows(db: sqlite3.Connection) -> Rows:
         frozenset(visible),
         len(visible) - bad,
     )
-
-
-def findings_of(examined: Examined) -> Iterator[Finding]:
-    name = examined.name
-    for ordinal, why in examined.faults:
-        if ordinal is None:
-            yield Finding(kind="document", document=name, what=f"The document {name} {why}.")
-        else:
-            what = f"Chunk {ordinal} of {name} {why}."
-            yield Finding(kind="chunk", document=name, chunk=ordinal, what=what)
-    for bad in examined.bad_vectors:
-        what = f"Chunk {bad.ordinal} of {name} {bad.why}."
-        yield Finding(kind="vector", document=name, chunk=bad.ordinal, what=what)
 
 
 # --- the indexes ------------------------------------------------------------------------------

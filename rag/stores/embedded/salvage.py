@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from rag.errors import DamagedStoreError
-from rag.stores.database import Database, read_meta, write_meta
+from rag.stores.embedded.database import Database, read_meta, write_meta
 
 _PAGE = 4096
 _UNKNOWN_HIGHEST = 1_000_000

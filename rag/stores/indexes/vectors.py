@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rag.stores.codes import SCORED, choose_width, new_codes, scan, search_codes
 from rag.stores.files import replace_durably
-from rag.stores.nearest import Nearest, beside
-from rag.stores.sealed import Sealing, read_seal
+from rag.stores.indexes.codes import SCORED, choose_width, new_codes, scan, search_codes
+from rag.stores.indexes.nearest import Nearest, beside
+from rag.stores.indexes.sealed import Sealing, read_seal
 
 if TYPE_CHECKING:
     import numpy as np

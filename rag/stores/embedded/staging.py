@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from rag.stores.database import read_generation, read_meta, text_hash, write_meta
-from rag.stores.generations import delete_document, fingerprint_id, prune, record
-from rag.stores.known import StoredDocuments
-from rag.stores.rows import as_json
+from rag.stores.embedded.database import read_generation, read_meta, text_hash, write_meta
+from rag.stores.embedded.generations import delete_document, fingerprint_id, prune, record
+from rag.stores.embedded.known import StoredDocuments
+from rag.stores.embedded.rows import as_json
 from rag.types import Chunk, Document, Fingerprint, Known
 
 if TYPE_CHECKING:

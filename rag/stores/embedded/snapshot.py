@@ -23,10 +23,16 @@ from typing import IO, Any
 
 from rag import __version__
 from rag.errors import DamagedStoreError, NotFoundError, RagError, StoreError
-from rag.stores.database import Database, as_fingerprint, read_generation, read_meta, write_meta
+from rag.stores.embedded.database import (
+    Database,
+    as_fingerprint,
+    read_generation,
+    read_meta,
+    write_meta,
+)
+from rag.stores.embedded.generations import fingerprint_id
+from rag.stores.embedded.schema import SCHEMA_VERSION, bring_up_to_date
 from rag.stores.files import exchange, exclusive, replace_durably, sync
-from rag.stores.generations import fingerprint_id
-from rag.stores.schema import SCHEMA_VERSION, bring_up_to_date
 from rag.types import Fingerprint
 
 FORMAT = 1

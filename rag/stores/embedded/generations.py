@@ -9,41 +9,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rag.errors import InputError, NotFoundError
-from rag.stores.database import read_generation, read_meta, write_meta
+from rag.stores.embedded.database import read_generation, read_meta, write_meta
+from rag.stores.managed import Freed, Generation, chosen
 from rag.types import Fingerprint
 
 _PAGES_AT_ONCE = 4_000
 _WAIT_FOR_READERS = 1_000  # milliseconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """One that can be brought back, or the one that is published.
-
-    `restores` is the generation that it brought back; None for what an ingest published.
-    """
-
-    number: int
-    published_at: str  # ISO 8601, UTC
-    documents: int
-    chunks: int
-    fingerprint: Fingerprint
-    restores: int | None
-    current: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Freed:
-    """What was let go. `documents` and `chunks` count versions; `bytes` is what the disk got."""
-
-    generations: int = 0
-    documents: int = 0
-    chunks: int = 0
-    bytes: int = 0
 
 
 def fingerprint_id(db: sqlite3.Connection, fingerprint: str) -> int:
@@ -132,25 +105,6 @@ def roll_back(db: sqlite3.Connection, generation: int | None) -> int:
     finally:
         db.execute("PRAGMA synchronous = NORMAL")
     return number
-
-
-def chosen(kept: list[Generation], number: int | None) -> Generation:
-    """The one to bring back, of those that are kept. Raises NotFoundError, InputError."""
-    earlier = [generation for generation in kept if not generation.current]
-    if not earlier:
-        raise NotFoundError(
-            "There is no earlier generation to bring back.",
-            "How many are kept is set by RAG_KEEP_GENERATIONS.",
-        )
-    if number is None:
-        return earlier[0]
-    for generation in kept:
-        if generation.number == number:
-            if generation.current:
-                raise InputError(f"Generation {number} is the one that is published.")
-            return generation
-    known = ", ".join(str(generation.number) for generation in earlier)
-    raise NotFoundError(f"Generation {number} is not kept.", f"These can be brought back: {known}.")
 
 
 def _show_again(db: sqlite3.Connection, wanted: int, number: int) -> None:

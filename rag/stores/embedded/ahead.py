@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rag.stores.database import Database
-from rag.stores.keywords import Coming, is_damage
-from rag.stores.stored import Stored
-from rag.stores.vectors import MAX_DELTA, VectorIndex, build_base_of, show_base, write_base
+from rag.stores.embedded.database import Database
+from rag.stores.embedded.stored import Stored
+from rag.stores.indexes.keywords import Coming, is_damage
+from rag.stores.indexes.vectors import MAX_DELTA, VectorIndex, build_base_of, show_base, write_base
 
 _log = logging.getLogger("rag")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rag.stores.database import Database
-from rag.stores.vectors import as_ids, gather
+from rag.stores.embedded.database import Database
+from rag.stores.indexes.vectors import as_ids, gather
 
 if TYPE_CHECKING:
     import numpy as np

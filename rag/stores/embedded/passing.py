@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rag.stores.rows import as_json
+from rag.stores.embedded.rows import as_json
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rag.stores.database import Database
+from rag.stores.embedded.database import Database
+from rag.stores.embedded.views import View
 from rag.stores.searching import OutdatedError, candidates
-from rag.stores.views import View
 from rag.types import Candidate, Filters
 
 if TYPE_CHECKING:

@@ -8,50 +8,39 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 from rag.errors import DamagedStoreError, NotFoundError
-from rag.stores.database import Database, as_fingerprint, read_generation, read_meta, write_meta
 from rag.stores.embedded import EmbeddedStore
-from rag.stores.files import exclusive, replace_durably
-from rag.stores.generations import delete_document
-from rag.stores.keywords import KeywordIndex
-from rag.stores.salvage import salvage
-from rag.stores.soundness import ORPHANS, Examined, examine, vector_fault
-from rag.stores.vectors import base_files
-from rag.stores.verify import (
+from rag.stores.embedded.database import (
+    Database,
+    as_fingerprint,
+    read_generation,
+    read_meta,
+    write_meta,
+)
+from rag.stores.embedded.examining import ORPHANS, examine
+from rag.stores.embedded.generations import delete_document
+from rag.stores.embedded.salvage import salvage
+from rag.stores.embedded.verify import (
     DATABASE,
     Rows,
-    findings_of,
     verify_keyword_index,
     verify_rows,
     verify_vector_index,
 )
+from rag.stores.files import exclusive, replace_durably
+from rag.stores.indexes.keywords import KeywordIndex
+from rag.stores.indexes.vectors import base_files
+from rag.stores.soundness import Embed, Examined, Repaired, findings_of, vector_fault
 from rag.types import Fingerprint
 
 if TYPE_CHECKING:
-    from rag.types import Matrix
-
-Embed = Callable[[Fingerprint, Sequence[str]], "Matrix"]
-
-
-@dataclass(slots=True)
-class Repaired:
-    """What was done, in sentences for an operator; nothing, if nothing was amiss.
-
-    `read_again`: names (or uris) of the documents that could not be saved whole and are not in the
-    knowledge base until the next ingest reads them. `kept` is the damaged database.
-    """
-
-    done: list[str] = field(default_factory=list)
-    read_again: list[str] = field(default_factory=list)
-    embedded: int = 0
-    kept: Path | None = None
+    pass
 
 
 def repair(folder: Path, *, embed: Embed) -> Repaired:

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rag.errors import BusyError
-from rag.stores.ahead import leaving, prepared, vectors_ahead
-from rag.stores.database import Database
+from rag.stores.embedded.ahead import leaving, prepared, vectors_ahead
+from rag.stores.embedded.database import Database
+from rag.stores.embedded.generations import forget_removals, prune, roll_back, shrink
+from rag.stores.embedded.keyword_cache import CACHES_LOCK, CACHING
+from rag.stores.embedded.staging import Staging
+from rag.stores.embedded.stored import Stored
+from rag.stores.embedded.views import Views
 from rag.stores.files import exclusive
-from rag.stores.generations import Freed, forget_removals, prune, roll_back, shrink
-from rag.stores.keyword_cache import CACHES_LOCK, CACHING
-from rag.stores.keywords import Coming
+from rag.stores.indexes.keywords import Coming
+from rag.stores.managed import Freed
 from rag.stores.searching import other_vectors
-from rag.stores.staging import Staging
-from rag.stores.stored import Stored
-from rag.stores.views import Views
 from rag.types import Chunk, Document, Fingerprint, Known
 
 if TYPE_CHECKING:

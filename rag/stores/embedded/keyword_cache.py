@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rag.errors import BusyError, StoreError
-from rag.stores.database import Database
+from rag.stores.embedded.database import Database
 from rag.stores.files import exclusive
-from rag.stores.keywords import (
+from rag.stores.indexes.keywords import (
     Coming,
     KeywordIndex,
     KeywordView,

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from rag.stores.files import sync
-from rag.stores.sealed import tantivy_segments
+from rag.stores.indexes.sealed import tantivy_segments
 
 _META = "meta.json"
 _MANAGED = ".managed.json"  # the files that tantivy tidies away when it needs them no more

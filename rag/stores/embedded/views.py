@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rag.errors import StoreError
-from rag.stores.database import Database, State
-from rag.stores.keyword_cache import KeywordCache
-from rag.stores.keywords import KeywordView
+from rag.stores.embedded.database import Database, State
+from rag.stores.embedded.keyword_cache import KeywordCache
+from rag.stores.embedded.vector_cache import VectorCache
+from rag.stores.indexes.keywords import KeywordView
+from rag.stores.indexes.vectors import VectorIndex
 from rag.stores.searching import TRIES
-from rag.stores.vector_cache import VectorCache
-from rag.stores.vectors import VectorIndex
 
 _log = logging.getLogger("rag")
 

@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 
 from rag.errors import BusyError
-from rag.stores.database import Database, State
+from rag.stores.embedded.database import Database, State
+from rag.stores.embedded.keyword_cache import CACHES_LOCK, CACHING
+from rag.stores.embedded.stored import Stored
 from rag.stores.files import exclusive
-from rag.stores.keyword_cache import CACHES_LOCK, CACHING
-from rag.stores.stored import Stored
-from rag.stores.vectors import (
+from rag.stores.indexes.vectors import (
     Base,
     VectorIndex,
     as_ids,

@@ -23,11 +23,20 @@ from pathlib import Path
 
 from rag.errors import DamagedStoreError, NotFoundError, StoreError
 from rag.stores.contents import Contents
+from rag.stores.embedded.known import StoredDocuments
+from rag.stores.embedded.passing import AllChunks, Passing, Remembered, chunks_of, numbers
+from rag.stores.embedded.rows import (
+    CHUNK,
+    DOCUMENT,
+    INFO,
+    as_json,
+    chunk_of,
+    document_of,
+    info_of,
+    rows_of,
+)
+from rag.stores.embedded.schema import bring_up_to_date
 from rag.stores.files import alone
-from rag.stores.known import StoredDocuments
-from rag.stores.passing import AllChunks, Passing, Remembered, chunks_of, numbers
-from rag.stores.rows import CHUNK, DOCUMENT, INFO, as_json, chunk_of, document_of, info_of, rows_of
-from rag.stores.schema import bring_up_to_date
 from rag.types import Chunk, Document, DocumentInfo, Filters, Fingerprint, Known
 
 _VISIBLE = "d.added_in <= :generation AND (d.removed_in IS NULL OR d.removed_in > :generation)"

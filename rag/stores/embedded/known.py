@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
 
-from rag.stores.rows import INFO, as_json, info_of
+from rag.stores.embedded.rows import INFO, as_json, info_of
 from rag.types import DocumentInfo, Known
 
 _AT_ONCE = 1_000

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rag.stores.aside import branch, drop, empty, settle, show
-from rag.stores.sealed import broken_tantivy_files
+from rag.stores.indexes.aside import branch, drop, empty, settle, show
+from rag.stores.indexes.sealed import broken_tantivy_files
 from rag.text import TERMS_VERSION, is_telling, question_terms, terms
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Indexes over vectors (FAISS) and over words (tantivy); none knows of a knowledge base."""
