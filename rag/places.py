@@ -43,7 +43,8 @@ class Places:
 
     def names(self) -> list[str]:
         """The knowledge bases there are, sorted."""
-        here = {p.parent.name for p in self._settings.indexes.glob(f"*/{DATABASE}")}
+        folders = (p.parent.name for p in self._settings.indexes.glob(f"*/{DATABASE}"))
+        here = {name for name in folders if _NAME.fullmatch(name)}  # not those that are going
         return sorted(here | self._in_milvus())
 
     def place(self, name: str) -> Place | None:
@@ -104,9 +105,12 @@ class Places:
         folder = self.folder(name)
         if folder.exists():
             # Away in one step: a database without its journal, or the other way round, is a trap.
-            going = folder.with_name(f".{name}-{secrets.token_hex(4)}")
+            going = folder.with_name(f".{name}.gone-{secrets.token_hex(4)}")
             with exclusive(folder / "write.lock", "writing to this knowledge base"):
                 folder.rename(going)
+        for going in self._settings.indexes.glob(
+            f".{name}.gone-*"
+        ):  # and what one that died has left
             shutil.rmtree(going, ignore_errors=True)
 
     def reach_milvus(self) -> bool:

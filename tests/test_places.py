@@ -123,3 +123,24 @@ def test_an_open_knowledge_base_follows_when_another_process_makes_it_anew(
     engine.refresh()  # as a server does several times a second
     assert found(engine, "lion")[0] == "b.md"
     assert {i.name for i in engine.store("default").documents()} == {"a.md", "b.md"}
+
+
+def test_what_a_drop_that_died_has_left_is_no_knowledge_base_and_goes_with_the_next(
+    engine: Engine, settings: Settings, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(**{"a.md": "# A\n\nzebra"})
+    engine.ingest([root])
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rag.places.shutil.rmtree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            engine.keeping.drop()
+    assert engine.names() == []
+    assert list(settings.indexes.glob(".default.gone-*"))
+    engine.ingest([root])
+    assert found(engine, "zebra") == ["a.md"]
+    engine.keeping.drop()
+    assert not list(settings.indexes.glob(".default.gone-*"))
