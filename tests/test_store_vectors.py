@@ -241,7 +241,7 @@ def test_a_search_that_finds_too_little_is_made_wider_and_stays_so(
     filled(store, 300)
     index = store._views.newest.vectors  # type: ignore[union-attr]
     index.base.index.k_factor = 1  # type: ignore[union-attr]
-    monkeypatch.setattr("rag.stores.recall.CANDIDATES", 4)  # cannot hold the ten
+    monkeypatch.setattr("rag.stores.embedded.measuring.CANDIDATES", 4)  # cannot hold the ten
     recall = store.measure_recall(sample=20)
     assert recall is not None
     assert recall.recall_at_10 < 0.98
