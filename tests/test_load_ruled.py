@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag.load.grid import Grid, grids
-from rag.load.rules import Rule, Rules
+from rag.load.pages.grid import Grid, grids
+from rag.load.pages.rules import Rule, Rules
 from rag.types import Content
 from tests.test_load_pdf import CHINESE, LATIN, pdf, read
 

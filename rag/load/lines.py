@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 
 from rag.load.build import Builder
-from rag.load.continued import Tables
+from rag.load.pages.continued import Tables
+from rag.load.pages.printed import Line, Table
 from rag.load.plain import chapter_level
-from rag.load.printed import Line, Table
 
 _CJK = r"\u2e80-\u30ff\u3400-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"
 _CJK_END = re.compile(rf"[{_CJK}，。、；：！？”’）】》…—]$")

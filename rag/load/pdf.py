@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from rag.errors import DamagedFileError, EmptyFileError, EncryptedFileError
 from rag.load.build import Builder, Parsed
-from rag.load.letters import pieces_of
 from rag.load.lines import add_pages
-from rag.load.printed import Line, Table
-from rag.load.ruled import with_tables
+from rag.load.pages.letters import pieces_of
+from rag.load.pages.printed import Line, Table
+from rag.load.pages.ruled import with_tables
 from rag.load.scans import Scans
 
 if TYPE_CHECKING:

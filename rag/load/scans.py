@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 from rag.load.build import CELL_SEPARATOR
-from rag.load.printed import Line
+from rag.load.pages.printed import Line
 from rag.ocr import INSTALL, Ocr, ReadLine
 
 if TYPE_CHECKING:

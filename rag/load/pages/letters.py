@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rag.load.printed import Line
+from rag.load.pages.printed import Line
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfTextPage

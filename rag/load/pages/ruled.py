@@ -6,11 +6,11 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from rag.load.grid import Cell, Grid, grids
 from rag.load.headers import with_whole_header
 from rag.load.lines import joined
-from rag.load.printed import Line, Table, same_columns
-from rag.load.rules import Point, Rules, drawn_rules
+from rag.load.pages.grid import Cell, Grid, grids
+from rag.load.pages.printed import Line, Table, same_columns
+from rag.load.pages.rules import Point, Rules, drawn_rules
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfPage

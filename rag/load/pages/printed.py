@@ -1,4 +1,4 @@
-"""What a page shows: lines of type, and tables drawn with rules."""
+"""Lines of type, and tables drawn with rules, as a page shows them."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rag.load.build import Builder, row_line
 from rag.load.headers import header_place
-from rag.load.printed import Line, Table, same_columns
+from rag.load.pages.printed import Line, Table, same_columns
 
 _NEAR = 3.0  # points
 _AT_EDGE = 3  # lines at the head and at the foot of a page that others may have too

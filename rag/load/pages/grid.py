@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from operator import neg
 
-from rag.load.rules import Rule, Rules
+from rag.load.pages.rules import Rule, Rules
 
 _SNAP = 3.0  # points: lines closer than this are one, as those of a double border are
 _REACH = 3.0  # points by which lines may miss each other

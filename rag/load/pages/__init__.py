@@ -1,0 +1,1 @@
+"""What is printed on a page: lines of type, and tables drawn with rules."""
