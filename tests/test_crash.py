@@ -103,9 +103,9 @@ def test_an_ingest_killed_at_any_moment_leaves_a_whole_generation_and_the_next_o
 def test_the_record_of_an_ingest_is_what_it_did(
     clean: Clean, steps: list[Step], tmp_path: Path
 ) -> None:
-    after_kill(clean.place, steps).lay_out(tmp_path / "base")
-    assert verify(tmp_path / "base").ok
-    assert contents(tmp_path / "base") == clean.after
+    base = after_kill(clean.place, steps).lay_out(tmp_path / "cut")
+    assert verify(base).ok
+    assert contents(base) == clean.after
     assert {"knowledge.db", "knowledge.db-wal", "write.lock"} <= {s.path for s in steps}
     written = {Path(s.path).suffix for s in steps if s.kind == "write"}
     assert {".store", ".term", ".tmp"} <= written
@@ -124,9 +124,9 @@ def test_a_process_killed_after_any_of_its_writes_leaves_a_whole_generation(
             ".next/" in step.path and step.kind != "rename"  # nobody looks there after a crash
         )
         if step.kind in CHANGES and not unread:
-            after_kill(clean.place, steps[: cut + 1]).lay_out(tmp_path / "base")
+            base = after_kill(clean.place, steps[: cut + 1]).lay_out(tmp_path / "cut")
             before = [clean.after] if cut > published else [clean.before, clean.after]
-            found = problems_after(tmp_path / "base", SIZE, before, clean.after)
+            found = problems_after(base, SIZE, before, clean.after)
             if found:
                 wrong[f"{cut} of {len(steps)}: {step.kind} {step.path}"] = found
     assert wrong == {}
@@ -142,9 +142,9 @@ def test_a_power_cut_between_any_two_writes_leaves_a_whole_generation(
     for seed in range(POWER_CUTS):
         generator = random.Random(seed)
         cut = generator.randint(1, len(steps))
-        after_power_cut(clean.place, steps[:cut], generator).lay_out(tmp_path / "base")
+        base = after_power_cut(clean.place, steps[:cut], generator).lay_out(tmp_path / "cut")
         before = [clean.after] if cut > published else [clean.before, clean.after]
-        found = problems_after(tmp_path / "base", SIZE, before, clean.after)
+        found = problems_after(base, SIZE, before, clean.after)
         if found:
             wrong[f"seed {seed}, {cut} of {len(steps)} (published at {published})"] = found
     assert wrong == {}
@@ -170,9 +170,9 @@ def test_a_power_cut_while_the_vector_index_is_written_leaves_a_whole_one_or_non
         for seed, cut in itertools.product(seeds, range(mine[0], mine[-1] + 3)):
             if cut in mine or steps[cut].kind == "sync_folder":
                 disk = after_power_cut(clean.place, recorded[: cut + 1], random.Random(seed))
-                disk.lay_out(tmp_path / "base")
+                base = disk.lay_out(tmp_path / "cut")
                 before = [clean.before, clean.after]
-                found = problems_after(tmp_path / "base", clean.size, before, clean.after)
+                found = problems_after(base, clean.size, before, clean.after)
                 yield from (f"{cut} of {len(steps)}, seed {seed}: {what}" for what in found)
 
     assert list(wrong(steps, range(CUTS_EACH))) == []

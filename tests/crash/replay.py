@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -51,16 +52,19 @@ class Disk:
             self.folders.discard(path)
             self.folders.add(new + path[len(old) :])
 
-    def lay_out(self, place: Path) -> None:
-        """SQLite's WAL-index is left out: the first to open the database makes it anew."""
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+    def lay_out(self, within: Path) -> Path:
+        """The folder, a new one each time: threads of those who opened the last may still write
+        there. SQLite's WAL-index is left out: the first to open the database makes it anew."""
+        shutil.rmtree(within, ignore_errors=True)
+        place = within / secrets.token_hex(4)
+        place.mkdir(parents=True)
         for folder in sorted(self.folders):
             (place / folder).mkdir(parents=True, exist_ok=True)
         for path, file in self.names.items():
             if not path.endswith("-shm"):
                 (place / path).parent.mkdir(parents=True, exist_ok=True)
                 (place / path).write_bytes(self.contents[file])
+        return place
 
 
 def after_kill(place: Path, steps: Sequence[Step]) -> Disk:
