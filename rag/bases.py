@@ -77,8 +77,7 @@ class KnowledgeBases:
 
     def store(self, name: str) -> ManagedStore:
         """Raises NotFoundError if nothing was ever ingested under this name."""
-        self.existing(name)
-        return self.open_store(name)
+        return self._store_at(name, self.existing(name))
 
     def existing(self, name: str) -> Place:
         """Where a knowledge base is that is there. Raises NotFoundError."""
@@ -100,8 +99,10 @@ class KnowledgeBases:
 
     def open_store(self, name: str) -> ManagedStore:
         """Where the knowledge base is, else where new ones are made."""
+        return self._store_at(name, self.places.place(name) or self.places.new())
+
+    def _store_at(self, name: str, place: Place) -> ManagedStore:
         with self._lock:
-            place = self.places.place(name) or self.places.new()
             if name in self._stores and self._stores[name][0] != place:
                 self._left.append(self._stores.pop(name)[1])  # it has moved; some still read it
             if name not in self._stores:
