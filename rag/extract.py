@@ -90,7 +90,8 @@ def row_header(chunk: Chunk, sentence: str) -> str:
     """The header of the table whose row this is; empty if it is none, or the header itself."""
     outside = chunk.context.partition("\n")[2]
     if outside:
-        return outside
+        is_row = _CELL in sentence or _CELL not in outside  # text below a table is none
+        return outside if is_row else ""
     first = chunk.text.partition("\n")[0]
     columns = sentence.count(_CELL)
     return first if columns and first.count(_CELL) == columns and first != sentence else ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from rag.extract import Extractor
+from rag.extract import Extractor, row_header
 from rag.types import Hit
 from tests.fakes import FakeEmbedder
 from tests.test_citations import COSTS, LEAVE, hit
@@ -72,3 +73,10 @@ def test_a_huge_passage_costs_a_bounded_number_of_embeddings() -> None:
     embedder = FakeEmbedder()
     Extractor(embedder).best("Costs?", [hit("Costs are high. " * 500)])
     assert embedder.texts <= 81
+
+
+def test_only_a_row_is_told_below_the_header_of_its_table() -> None:
+    chunk = replace(hit(COSTS).chunk, context="Travel\nCity | Hotel")
+    assert row_header(chunk, "Beijing | 650") == "City | Hotel"
+    assert row_header(chunk, "Two who share a room may spend more.") == ""
+    assert row_header(replace(chunk, context="Travel\nCity"), "Beijing") == "City"
